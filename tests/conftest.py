@@ -1,0 +1,44 @@
+"""For every group: a clean environment, and no network beyond this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from ktops_engine.native.build import BuildInfo, build_native
+
+KEPT = {"KTOPS_TEST_CACHE"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the person who runs the tests reaches them; the folders of XDG are empty."""
+    for name in list(os.environ):
+        if name.startswith(("KTOPS_", "USE_NUMA", "HF_", "MODELSCOPE_")) and name not in KEPT:
+            monkeypatch.delenv(name)
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to any other machine is an error of the test."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in {socket.AF_INET, socket.AF_INET6}:
+            host = str(address[0])  # type: ignore[index]
+            if not host.startswith("127.") and host not in {"::1", "localhost"}:
+                raise AssertionError(f"a test reached for the network: {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def native_build() -> BuildInfo:
+    """The native library, built by whoever needs it first and cached as for a user."""
+    return build_native()
