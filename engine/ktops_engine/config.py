@@ -1,0 +1,25 @@
+"""What a caller asks of the engine. Resolved against model and machine by `plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """A request for an engine; None means: let the plan decide.
+
+    `gguf_path` is any shard of a GGUF or the folder that holds one; `model_path` is a config-only
+    folder (config.json, tokenizer.json, ...) whose values win over GGUF metadata. `cpu_infer` is
+    the number of CPU threads, `ctx_size` the tokens one request may span (prompt and answer),
+    `prefill_chunk` the prompt tokens computed in one step.
+    """
+
+    gguf_path: Path
+    model_path: Path | None = None
+    cpu_infer: int | None = None
+    ctx_size: int | None = None
+    prefill_chunk: int = 512
+    max_running: int = 1
+    max_waiting: int = 64
