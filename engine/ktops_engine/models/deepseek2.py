@@ -1,0 +1,168 @@
+"""DeepSeek-V2, V3 and R1: the layers, and the names their tensors have in a GGUF."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ktops_engine.gguf import GgufModel
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.layers.attention import AttentionWeights, MlaAttention, SequenceInput
+from ktops_engine.layers.linear import Linear
+from ktops_engine.layers.norm import RmsNorm
+from ktops_engine.layers.rotary import Rotary
+from ktops_engine.layers.router import Router
+from ktops_engine.model_config import ModelConfig
+from ktops_engine.models.weights import Weights
+from ktops_engine.moe.cpu_experts import CpuExperts, FeedForward
+from ktops_engine.native.load import Matrix, Pool
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What one forward pass reads: tokens and their positions, row by row, and whose they are.
+
+    `sampled_rows` are the rows whose logits are wanted.
+    """
+
+    token_ids: list[int]
+    positions: torch.Tensor
+    sequences: tuple[SequenceInput, ...]
+    sampled_rows: list[int]
+
+
+class MoeFeedForward:
+    """Routed experts beside the shared ones, which every token takes (V2 report, section 2.2)."""
+
+    def __init__(self, router: Router, experts: CpuExperts, shared: FeedForward) -> None:
+        self._router = router
+        self._experts = experts
+        self._shared = shared
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._experts(x, *self._router(x)).add_(self._shared(x))
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    attention_norm: RmsNorm
+    attention: MlaAttention
+    feed_forward_norm: RmsNorm
+    feed_forward: FeedForward | MoeFeedForward
+
+
+class Deepseek2Model:
+    """Embedding, decoder layers, norm and head, on the CPU."""
+
+    def __init__(
+        self, weights: Weights, config: ModelConfig, pool: Pool, max_positions: int
+    ) -> None:
+        self._weights = weights
+        self._rotary = Rotary(config, max_positions)
+        self._layers = [
+            _build_layer(weights, config, pool, index) for index in range(config.num_hidden_layers)
+        ]
+        self._norm = RmsNorm(weights.float32("output_norm.weight"), config.rms_norm_eps)
+        head = "output.weight" if "output.weight" in weights else "token_embd.weight"
+        self._head = Linear(pool, weights.matrix(head))
+
+    def forward(self, step: StepInput, cache: LatentCache) -> torch.Tensor:
+        """-> logits [len(sampled_rows), vocab_size] float32; the cache is written in place."""
+        x = self._weights.float32_rows("token_embd.weight", step.token_ids)
+        rotations = self._rotary.at(step.positions)
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            x += layer.attention(layer.attention_norm(x), rotations, layer_cache, step.sequences)
+            x += layer.feed_forward(layer.feed_forward_norm(x))
+        if len(step.sampled_rows) < x.shape[0]:
+            x = x[step.sampled_rows]
+        return self._head(self._norm(x))
+
+
+def wanted_tensors(gguf: GgufModel, config: ModelConfig) -> tuple[list[str], list[str]]:
+    """Names of the tensors the model uses, and of those it leaves out (multi-token prediction)."""
+    wanted: list[str] = []
+    left_out: list[str] = []
+    for name in gguf.tensors:
+        block = re.match(r"blk\.(\d+)\.", name)
+        is_extra = block is not None and int(block[1]) >= config.num_hidden_layers
+        (left_out if is_extra or ".nextn." in name else wanted).append(name)
+    return wanted, left_out
+
+
+def _build_layer(weights: Weights, config: ModelConfig, pool: Pool, index: int) -> DecoderLayer:
+    block = f"blk.{index}."
+
+    def norm(name: str) -> RmsNorm:
+        return RmsNorm(weights.float32(f"{block}{name}.weight"), config.rms_norm_eps)
+
+    feed_forward = _dense if index < config.first_k_dense_replace else _moe
+    return DecoderLayer(
+        attention_norm=norm("attn_norm"),
+        attention=_attention(weights, config, pool, block),
+        feed_forward_norm=norm("ffn_norm"),
+        feed_forward=feed_forward(weights, config, pool, block),
+    )
+
+
+def _attention(weights: Weights, config: ModelConfig, pool: Pool, block: str) -> MlaAttention:
+    def linear(name: str) -> Linear:
+        return Linear(pool, weights.matrix(f"{block}{name}.weight"))
+
+    def norm(name: str) -> RmsNorm:
+        return RmsNorm(weights.float32(f"{block}{name}.weight"), config.rms_norm_eps)
+
+    compressed = config.q_lora_rank is not None
+    key_up, value_up = _kv_up(weights, config, block)
+    return MlaAttention(
+        AttentionWeights(
+            query_a=linear("attn_q_a") if compressed else None,
+            query_norm=norm("attn_q_a_norm") if compressed else None,
+            query_b=linear("attn_q_b" if compressed else "attn_q"),
+            kv_a=linear("attn_kv_a_mqa"),
+            kv_norm=norm("attn_kv_a_norm"),
+            key_up=key_up,
+            value_up=value_up,
+            output=linear("attn_output"),
+        ),
+        config,
+    )
+
+
+def _kv_up(weights: Weights, config: ModelConfig, block: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Key and value up-projection, from the old form (one matrix) or the new one (two, the key's
+    transposed): [heads, nope, rank] and [heads, v, rank] float32."""
+    if f"{block}attn_kv_b.weight" in weights:
+        both = weights.float32(f"{block}attn_kv_b.weight")
+        both = both.view(config.num_attention_heads, -1, config.kv_lora_rank)
+        nope = config.qk_nope_head_dim
+        return both[:, :nope].contiguous(), both[:, nope:].contiguous()
+    key_up = weights.float32(f"{block}attn_k_b.weight").transpose(1, 2)
+    return key_up.contiguous(), weights.float32(f"{block}attn_v_b.weight")
+
+
+def _dense(weights: Weights, config: ModelConfig, pool: Pool, block: str) -> FeedForward:
+    names = ("ffn_gate", "ffn_up", "ffn_down")
+    return FeedForward(pool, *_matrices(weights, block, names))
+
+
+def _moe(weights: Weights, config: ModelConfig, pool: Pool, block: str) -> MoeFeedForward:
+    bias = f"{block}exp_probs_b.bias"
+    router = Router(
+        weights.float32(f"{block}ffn_gate_inp.weight"),
+        weights.float32(bias) if bias in weights else None,
+        config,
+    )
+    routed = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+    shared = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
+    return MoeFeedForward(
+        router,
+        CpuExperts(pool, *_matrices(weights, block, routed)),
+        FeedForward(pool, *_matrices(weights, block, shared)),
+    )
+
+
+def _matrices(weights: Weights, block: str, names: Iterable[str]) -> list[Matrix]:
+    return [weights.matrix(f"{block}{name}.weight") for name in names]

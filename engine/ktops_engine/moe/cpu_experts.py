@@ -1,0 +1,53 @@
+"""Experts on the CPU: every matrix stays in RAM as the file has it, the native library computes."""
+
+from __future__ import annotations
+
+import torch
+
+from ktops_engine.native.load import Matrix, Pool
+from ktops_engine.tensors import float32_ptr
+
+
+class CpuExperts:
+    """y = sum over chosen experts of weight * down(silu(gate(x)) * up(x)).
+
+    gate, up: [experts, intermediate, hidden_size]; down: [experts, hidden_size, intermediate].
+    """
+
+    def __init__(self, pool: Pool, gate: Matrix, up: Matrix, down: Matrix) -> None:
+        self._pool = pool
+        self._gate, self._up, self._down = gate, up, down
+
+    def __call__(
+        self, x: torch.Tensor, expert_ids: torch.Tensor, expert_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """x: [tokens, hidden_size] float32; expert_ids: [tokens, top_k] int32; expert_weights:
+        [tokens, top_k] float32 -> [tokens, hidden_size] float32."""
+        num_tokens, top_k = expert_ids.shape
+        x_ptr = float32_ptr(x, self._gate.cols)
+        weights_ptr = float32_ptr(expert_weights, top_k)
+        if expert_ids.dtype != torch.int32 or not expert_ids.is_contiguous():
+            raise ValueError("expert_ids must be contiguous int32")
+        y = torch.empty_like(x)
+        self._pool.moe_forward(
+            self._gate, self._up, self._down,
+            x_ptr, expert_ids.data_ptr(), weights_ptr, y.data_ptr(), num_tokens, top_k,
+        )  # fmt: skip
+        return y
+
+
+class FeedForward:
+    """A dense layer's or the shared experts' feed-forward: one expert that every token takes."""
+
+    def __init__(self, pool: Pool, gate: Matrix, up: Matrix, down: Matrix) -> None:
+        self._expert = CpuExperts(pool, gate, up, down)
+        self._ids = torch.zeros(1, 1, dtype=torch.int32)
+        self._weights = torch.ones(1, 1)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [tokens, hidden_size] float32 -> the same shape."""
+        num_tokens = x.shape[0]
+        if num_tokens > self._ids.shape[0]:
+            self._ids = torch.zeros(num_tokens, 1, dtype=torch.int32)
+            self._weights = torch.ones(num_tokens, 1)
+        return self._expert(x, self._ids[:num_tokens], self._weights[:num_tokens])

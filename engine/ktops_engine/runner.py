@@ -1,0 +1,73 @@
+"""Runs a batch through the model: builds the step's inputs, computes logits, draws tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.layers.attention import SequenceInput
+from ktops_engine.models.deepseek2 import Deepseek2Model, StepInput
+from ktops_engine.sampler import Sampler
+from ktops_engine.types import Batch, BatchItem, Sampled
+
+
+class Runner:
+    """One step at a time, from one thread. Reads requests; never changes them."""
+
+    def __init__(
+        self, model: Deepseek2Model, cache: LatentCache, sampler: Sampler, num_threads: int
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._sampler = sampler
+        self._num_threads = num_threads
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> list[Sampled]:
+        """Compute a batch; one answer for each item that samples, in the batch's order."""
+        # torch's threads meet at barriers that take milliseconds when another process holds a core:
+        # worth it for a prompt's matrices, ruinous for a decode's small ones.
+        is_decode = batch.num_tokens == len(batch.items)
+        torch.set_num_threads(1 if is_decode else self._num_threads)
+        requests = [item.request for item in batch.items if item.samples]
+        logits = self._model.forward(self.step_input(batch), self._cache)
+        return self._sampler(logits, requests) if requests else []
+
+    def step_input(self, batch: Batch) -> StepInput:
+        """The tensors and cache rows of a batch."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        sequences: list[SequenceInput] = []
+        sampled_rows: list[int] = []
+        for item in batch.items:
+            end = item.start + item.num_tokens
+            first_row = len(token_ids)
+            token_ids += _tokens(item)
+            positions += range(item.start, end)
+            context = self._cache.slots(item.request.block_table, end)
+            sequences.append(
+                SequenceInput(
+                    rows=slice(first_row, first_row + item.num_tokens),
+                    new=_tail(context, item.start),
+                    context=context,
+                    start=item.start,
+                )
+            )
+            if item.samples:
+                sampled_rows.append(len(token_ids) - 1)
+        return StepInput(token_ids, torch.tensor(positions), tuple(sequences), sampled_rows)
+
+
+def _tokens(item: BatchItem) -> list[int]:
+    request, end = item.request, item.start + item.num_tokens
+    num_prompt = len(request.prompt_token_ids)
+    if item.start >= num_prompt:  # a decode: do not copy a long prompt for one token
+        return request.output_token_ids[item.start - num_prompt : end - num_prompt]
+    return request.token_ids[item.start : end]
+
+
+def _tail(context: slice | torch.Tensor, start: int) -> slice | torch.Tensor:
+    """The cache rows of a context from token `start` on."""
+    if isinstance(context, slice):
+        return slice(context.start + start, context.stop)
+    return context[start:]
