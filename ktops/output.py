@@ -1,0 +1,217 @@
+"""The only module that prints. Data goes to stdout, everything else to stderr.
+
+Three modes: human text, one JSON document (`--json`), and quiet (`-q`: only what a script needs).
+Colour appears on a terminal alone, and never with NO_COLOR, TERM=dumb, CI or `--no-color`; what a
+stream's encoding cannot carry is escaped, and the marks of ktops itself are ASCII.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ktops_engine.errors import KtopsError
+
+SCHEMA_VERSION = 1
+
+_ANSI = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+}
+_STAGE_WIDTH = 8
+_STAGE_INDENT = 2
+
+
+class Mode(StrEnum):
+    """What stdout carries: text for people, one JSON document, or bare values for scripts."""
+
+    HUMAN = "human"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command's words go. Created once a command from its global options.
+
+    The streams are looked up at every write, so a live display that replaces sys.stderr works.
+    """
+
+    mode: Mode = Mode.HUMAN
+    no_color: bool = False
+
+    def result(
+        self,
+        document: Mapping[str, object],
+        *,
+        human: Iterable[str],
+        quiet: Iterable[str] = (),
+    ) -> None:
+        """Print a command's answer on stdout: `document` with --json, else the mode's lines."""
+        if self.mode is Mode.JSON:
+            self._write(sys.stdout, _json({"schema_version": SCHEMA_VERSION, **document}))
+            return
+        for line in quiet if self.mode is Mode.QUIET else human:
+            self._write(sys.stdout, line)
+
+    def event(self, event: str, **fields: object) -> None:
+        """Print one line of JSON for a step of long work; says nothing in the other modes."""
+        if self.mode is Mode.JSON:
+            head = {"schema_version": SCHEMA_VERSION, "event": event}
+            self._write(sys.stdout, _json({**head, **fields}, indent=None))
+
+    def stage(self, name: str, text: str) -> None:
+        """Print one step of a longer command on stderr, its name in a fixed column."""
+        if self.mode is not Mode.QUIET:
+            label = self.style(f"{name:<{_STAGE_WIDTH}}", "bold", stream=sys.stderr)
+            self._write(sys.stderr, f"{'':{_STAGE_INDENT}}{label}{text}")
+
+    def note(self, text: str = "") -> None:
+        """Print a remark on stderr; quiet mode drops it."""
+        if self.mode is not Mode.QUIET:
+            self._write(sys.stderr, text)
+
+    def warn(self, text: str, fix: str = "") -> None:
+        """Print a warning on stderr, with the command that helps; every mode shows it."""
+        label = self.style("warning:", "yellow", "bold", stream=sys.stderr)
+        self._write(sys.stderr, f"{label} {text}")
+        if fix:
+            self._write(sys.stderr, f"  Fix: {fix}")
+
+    def error(self, error: KtopsError) -> None:
+        """Print what happened and what to do next; with --json a document on stdout."""
+        if self.mode is Mode.JSON:
+            body = {"code": error.code, "message": error.message, "hint": error.hint}
+            document = {"schema_version": SCHEMA_VERSION, "error": body}
+            self._write(sys.stdout, _json(document, indent=None))  # it may follow events
+            return
+        label = self.style("error:", "red", "bold", stream=sys.stderr)
+        self._write(sys.stderr, f"{label} {error.message}")
+        if error.hint:
+            first, *rest = error.hint.splitlines()
+            self._write(sys.stderr, f"  {self.style('Fix:', 'bold', stream=sys.stderr)} {first}")
+            for line in rest:
+                self._write(sys.stderr, f"       {line}")
+
+    def traceback(self, text: str) -> None:
+        """Print a traceback on stderr, as --debug asks for."""
+        self._write(sys.stderr, text.rstrip("\n"))
+
+    def stream(self, text: str, *styles: str) -> None:
+        """Write a piece of running text on stdout as it is, without a line end, and flush it."""
+        self._write(sys.stdout, self.style(text, *styles, stream=sys.stdout), end="")
+
+    def prompt(self, text: str) -> str:
+        """Ask for one line on the terminal. Raises EOFError when the input has ended."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - importing it gives `input` line editing and history
+        return input(_encodable(sys.stdout, text))
+
+    @property
+    def is_json(self) -> bool:
+        """Whether stdout is to carry one JSON document."""
+        return self.mode is Mode.JSON
+
+    def style(self, text: str, *styles: str, stream: TextIO | None = None) -> str:
+        """`text` in ANSI styles where `stream` (stdout unless said otherwise) shows them."""
+        if not styles or not text or not self.has_color(stream or sys.stdout):
+            return text
+        codes = ";".join(_ANSI[style] for style in styles)
+        return f"\x1b[{codes}m{text}\x1b[0m"
+
+    def has_color(self, stream: TextIO) -> bool:
+        """Whether colour may be written to `stream`."""
+        return not self.no_color and not os.environ.get("NO_COLOR") and is_live(stream)
+
+    @property
+    def live(self) -> bool:
+        """Whether stderr can carry a display that redraws itself."""
+        return self.mode is Mode.HUMAN and is_live(sys.stderr)
+
+    def console(self) -> Console:
+        """A rich console on stderr that follows the same rules; rich is imported here only."""
+        from rich.console import Console
+
+        color = self.has_color(sys.stderr)
+        return Console(
+            file=sys.stderr,
+            force_terminal=self.live,
+            no_color=not color,
+            color_system="standard" if color else None,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def table(
+        self,
+        rows: Sequence[Sequence[str]],
+        header: Sequence[str],
+        *,
+        dim_columns: Sequence[int] = (),
+    ) -> list[str]:
+        """Lines of a table on stdout: columns as wide as their widest cell, two spaces between."""
+        widths = [max(map(cell_width, column)) for column in zip(header, *rows, strict=True)]
+
+        def line(cells: Sequence[str], styles: Mapping[int, str]) -> str:
+            padded = [
+                cell + " " * (w - cell_width(cell)) for cell, w in zip(cells, widths, strict=True)
+            ]
+            padded[-1] = cells[-1]
+            styled = (
+                self.style(cell, styles[index]) if index in styles else cell
+                for index, cell in enumerate(padded)
+            )
+            return "  ".join(styled).rstrip()
+
+        body_styles = dict.fromkeys(dim_columns, "dim")
+        head_styles = dict.fromkeys(range(len(header)), "bold")
+        return [line(header, head_styles), *(line(row, body_styles) for row in rows)]
+
+    def _write(self, stream: TextIO, text: str, end: str = "\n") -> None:
+        stream.write(_encodable(stream, text) + end)
+        stream.flush()
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that understands escape codes and has a person in front."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    return os.environ.get("CI", "").lower() in ("", "0", "false")
+
+
+def cell_width(text: str) -> int:
+    """Columns that `text` takes on a terminal: CJK characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def _json(document: Mapping[str, object], indent: int | None = 2) -> str:
+    return json.dumps(document, indent=indent, ensure_ascii=not _is_utf8(sys.stdout), default=str)
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig")
+
+
+def _encodable(stream: TextIO, text: str) -> str:
+    """`text` with characters the stream cannot carry as backslash escapes, never an exception."""
+    if _is_utf8(stream):
+        return text.encode("utf-8", "replace").decode("utf-8")
+    encoding = stream.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

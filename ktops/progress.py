@@ -1,0 +1,140 @@
+"""The view of a model being loaded: a live bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ktops.output import Output
+from ktops.units import format_bytes, format_duration, format_rate
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ktops_engine.types import LoadProgress
+
+LINE_INTERVAL_S = 10.0
+BAR_WIDTH = 30
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A stage as text: how much is done, how fast, how long it will take."""
+
+    stage: str
+    done_bytes: int
+    total_bytes: int
+    elapsed_s: float
+
+    @property
+    def percent(self) -> int:
+        return 100 * self.done_bytes // self.total_bytes
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.done_bytes / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def detail(self) -> str:
+        if not self.total_bytes:
+            return self.stage
+        parts = [
+            f"{self.stage} {format_bytes(self.done_bytes)} of {format_bytes(self.total_bytes)}"
+        ]
+        rate = self.bytes_per_second
+        if rate:
+            parts.append(format_rate(rate))
+            if self.done_bytes < self.total_bytes:
+                left_s = (self.total_bytes - self.done_bytes) / rate
+                parts.append(f"{format_duration(left_s)} left")
+        return "  ".join(parts)
+
+
+class LoadView:
+    """Shows LoadProgress as it comes, from any thread. A context manager; `finish` sums it up."""
+
+    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output = output
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = self._stage_started = self._last_line = clock()
+        self._stage = ""
+        self._read_bytes = 0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> LoadView:
+        self._started = self._last_line = self._clock()
+        if self._output.live:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("  [bold]load[/]   "),
+                BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
+                TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
+                console=self._output.console(),
+                transient=True,
+            )
+            self._task = self._bar.add_task("load", total=None, detail="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def update(self, progress: LoadProgress) -> None:
+        """Show `progress`: at once on a terminal, else every few seconds and at a stage's end."""
+        with self._lock:
+            now = self._clock()
+            if progress.stage != self._stage:
+                self._stage, self._stage_started = progress.stage, now
+            self._read_bytes = max(self._read_bytes, progress.done_bytes)
+            line = _Line(
+                progress.stage,
+                progress.done_bytes,
+                progress.total_bytes,
+                now - self._stage_started,
+            )
+            if self._bar is not None and self._task is not None:
+                self._bar.update(
+                    self._task,
+                    total=progress.total_bytes or None,
+                    completed=progress.done_bytes,
+                    detail=line.detail,
+                )
+            elif now - self._last_line >= LINE_INTERVAL_S:
+                self._last_line = now
+                percent = f"{line.percent} %  " if line.total_bytes else ""
+                self._output.stage("load", percent + line.detail)
+            else:
+                return
+            self._output.event(
+                "load",
+                stage=line.stage,
+                done_bytes=line.done_bytes,
+                total_bytes=line.total_bytes,
+                bytes_per_second=round(line.bytes_per_second),
+            )
+
+    def finish(self) -> None:
+        """End the display with one line: how much was loaded, in what time."""
+        self._close()
+        elapsed_s = self._clock() - self._started
+        size = format_bytes(self._read_bytes)
+        self._output.stage("load", f"{size} in {elapsed_s:.1f} s")
+        self._output.event("loaded", bytes=self._read_bytes, seconds=round(elapsed_s, 3))
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None

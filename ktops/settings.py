@@ -1,0 +1,214 @@
+"""The user's settings: flag > KTOPS_* > ./ktops.toml > XDG config > default, resolved once.
+
+`resolve_settings` is a function of what it is given (flags, environment, two folders), so that
+every rule is tested without touching the process. Each value remembers where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+from ktops_engine.errors import EXIT_USAGE, KtopsError
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 10002
+CONFIG_FILE = "ktops.toml"
+USER_CONFIG_FILE = "config.toml"
+ORIGIN_DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for, after precedence. None means: let the engine or the plan decide.
+
+    `cpu_infer` is a number of CPU threads, `ctx_size` and `max_new_tokens` are tokens.
+    `origins` maps each name to a flag, an environment variable, a file, or "default".
+    """
+
+    models_dir: Path
+    default_model: str | None = None
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    cpu_infer: int | None = None
+    ctx_size: int | None = None
+    max_new_tokens: int | None = None
+    api_key: str | None = field(default=None, repr=False)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One setting: its name in a file, its environment variable, and how a raw value is read.
+
+    `parse(raw, base)` raises ValueError with a phrase that completes "must be ..."; `base` is the
+    folder a relative path starts from.
+    """
+
+    name: str
+    variable: str
+    parse: Callable[[object, Path], object]
+
+
+def _text(raw: object, base: Path) -> str:
+    if not isinstance(raw, str) or not raw.strip():
+        raise ValueError("a text that is not empty")
+    return raw.strip()
+
+
+def _path(raw: object, base: Path) -> Path:
+    if not isinstance(raw, str | Path) or not str(raw):
+        raise ValueError("a path")
+    return base / Path(raw).expanduser()
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[object, Path], int]:
+    wanted = f"a whole number from {low} to {high}" if high else f"a whole number, at least {low}"
+
+    def parse(raw: object, base: Path) -> int:
+        try:
+            value = int(raw) if isinstance(raw, str) else raw
+        except ValueError as error:
+            raise ValueError(wanted) from error
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(wanted)
+        if value < low or (high is not None and value > high):
+            raise ValueError(wanted)
+        return value
+
+    return parse
+
+
+_SETTINGS = (
+    _Setting("default_model", "KTOPS_DEFAULT_MODEL", _text),
+    _Setting("models_dir", "KTOPS_MODELS", _path),
+    _Setting("host", "KTOPS_HOST", _text),
+    _Setting("port", "KTOPS_PORT", _integer(0, 65535)),
+    _Setting("cpu_infer", "KTOPS_CPU_INFER", _integer(1)),
+    _Setting("ctx_size", "KTOPS_CTX_SIZE", _integer(1)),
+    _Setting("max_new_tokens", "KTOPS_MAX_NEW_TOKENS", _integer(1)),
+    _Setting("api_key", "KTOPS_API_KEY", _text),
+)
+
+
+def load_settings(**flags: object) -> Settings:
+    """Settings of this process: its environment, its folder, the user's configuration folder.
+
+    A flag that is None was not given. Raises KtopsError as `resolve_settings` does.
+    """
+    import platformdirs
+
+    return resolve_settings(
+        flags,
+        environ=os.environ,
+        folder=Path.cwd(),
+        config_dir=platformdirs.user_config_path("ktops"),
+        data_dir=platformdirs.user_data_path("ktops"),
+    )
+
+
+def resolve_settings(
+    flags: Mapping[str, object],
+    *,
+    environ: Mapping[str, str],
+    folder: Path,
+    config_dir: Path,
+    data_dir: Path,
+) -> Settings:
+    """Settings from every source, the strongest first.
+
+    `folder` holds ktops.toml and anchors relative paths of flags and variables, `config_dir` holds
+    config.toml, `data_dir` holds the models folder when no setting names one. Raises KtopsError
+    "invalid-config" (bad TOML, unknown key) or "invalid-setting" (wrong type or range), naming the
+    file and key, the variable or the flag.
+    """
+    files = [_read_config(path) for path in (folder / CONFIG_FILE, config_dir / USER_CONFIG_FILE)]
+    values: dict[str, object] = {"models_dir": data_dir / "models"}
+    origins = {setting.name: ORIGIN_DEFAULT for setting in _SETTINGS}
+    for setting in _SETTINGS:
+        found = _lookup(setting, flags, environ, files)
+        if found is None:
+            continue
+        raw, origin, label, base = found
+        values[setting.name] = _parse(setting, raw, label, base or folder)
+        origins[setting.name] = origin
+    return Settings(origins=MappingProxyType(origins), **values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _ConfigFile:
+    path: Path
+    values: Mapping[str, object]
+
+
+def _lookup(
+    setting: _Setting,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    files: list[_ConfigFile],
+) -> tuple[object, str, str, Path | None] | None:
+    """The strongest raw value with its origin, a label for messages and the folder it is from."""
+    if flags.get(setting.name) is not None:
+        flag = "--" + setting.name.replace("_", "-")
+        return flags[setting.name], flag, flag, None
+    if environ.get(setting.variable):
+        return environ[setting.variable], setting.variable, setting.variable, None
+    for file in files:
+        if setting.name in file.values:
+            label = f"{setting.name} in {file.path}"
+            return file.values[setting.name], str(file.path), label, file.path.parent
+    return None
+
+
+def _parse(setting: _Setting, raw: object, label: str, base: Path) -> object:
+    try:
+        return setting.parse(raw, base)
+    except ValueError as error:
+        raise KtopsError(
+            "invalid-setting",
+            f"{label} is {raw!r}: it must be {error}",
+            f"change {label}",
+            exit_status=EXIT_USAGE,
+        ) from error
+
+
+def _read_config(path: Path) -> _ConfigFile:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return _ConfigFile(path, {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KtopsError(
+            "invalid-config",
+            f"{path} is not valid TOML: {error}",
+            f"correct that place in {path}, or move the file away",
+            exit_status=EXIT_USAGE,
+        ) from error
+    except OSError as error:
+        raise KtopsError(
+            "invalid-config",
+            f"{path} cannot be read: {error.strerror}",
+            f"ls -l {path}",
+            exit_status=EXIT_USAGE,
+        ) from error
+    known = [setting.name for setting in _SETTINGS]
+    for key in values:
+        if key not in known:
+            raise _unknown_key(path, key, known)
+    return _ConfigFile(path, values)
+
+
+def _unknown_key(path: Path, key: str, known: list[str]) -> KtopsError:
+    close = get_close_matches(key.replace("-", "_"), known, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return KtopsError(
+        "invalid-config",
+        f"{path} sets {key!r}, which is no setting of ktops{guess}",
+        f"rename or remove {key!r} in {path}; the settings are {', '.join(known)}",
+        exit_status=EXIT_USAGE,
+    )
