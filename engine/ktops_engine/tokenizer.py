@@ -62,7 +62,9 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        # The batch call lets other threads run meanwhile; the single one holds them for seconds.
+        (encoding,) = self._inner.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         bos = self.bos_token_id
         if add_special_tokens and self._adds_bos and bos is not None and ids[:1] != [bos]:
             ids.insert(0, bos)

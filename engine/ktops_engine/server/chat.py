@@ -1,0 +1,78 @@
+"""POST /chat/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ktops_engine.server.body import read_json
+from ktops_engine.server.chat_answer import ChatAnswer
+from ktops_engine.server.choice import Choice
+from ktops_engine.server.generation import Generation, Job
+from ktops_engine.server.openai_types import ChatRequest, validate
+from ktops_engine.server.reasoning import THINK_OPEN, ReasoningSplit
+from ktops_engine.server.respond import respond
+from ktops_engine.server.sampling import (
+    for_choice,
+    max_answer_tokens,
+    sampling_params,
+    stop_strings,
+)
+from ktops_engine.server.service import Service
+from ktops_engine.server.text_stream import TextStream
+from ktops_engine.server.unsupported import refuse_unsupported_chat
+
+
+def chat_router(service: Service) -> APIRouter:
+    """The route of chat completions."""
+    router = APIRouter()
+
+    @router.post("/chat/completions")
+    async def create_chat_completion(request: Request) -> Response:
+        service.handle.engine()  # not ready: say so before anything else
+        body = validate(ChatRequest, await read_json(request, service.config.max_body_bytes))
+        service.check_model(body.model)
+        refuse_unsupported_chat(body)
+        generation, answer = await _start(service, body)
+        return await respond(
+            request,
+            generation,
+            answer,
+            stream=bool(body.stream),
+            keep_alive_s=service.config.keep_alive_s,
+        )
+
+    return router
+
+
+async def _start(service: Service, body: ChatRequest) -> tuple[Generation, ChatAnswer]:
+    """Check the rest of the request and hand it to the engine. Raises ApiError."""
+    engine, config = service.handle.engine(), service.config
+    tokenizer = engine.tokenizer
+    stops = stop_strings(body.stop)
+    text, prompt = await service.chat_prompt(engine, body.messages, body.chat_template_kwargs)
+    params = sampling_params(
+        body,
+        config.sampling,
+        max_tokens=max_answer_tokens(body, config, len(prompt), engine.max_model_len),
+        vocab_size=tokenizer.vocab_size,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    service.note_unknown_fields(body)
+    opened = text.rstrip().endswith(THINK_OPEN)
+    choices = [
+        Choice(
+            index,
+            TextStream(
+                tokenizer,
+                stop=stops,
+                min_tokens=params.min_tokens,
+                split=ReasoningSplit(opened=opened),
+            ),
+        )
+        for index in range(body.n or 1)
+    ]
+    jobs = [Job(prompt, for_choice(params, choice.index)) for choice in choices]
+    generation = Generation.start(service.handle, jobs)
+    answer = ChatAnswer(body, config.model_id, tokenizer, generation, choices, len(prompt))
+    return generation, answer
