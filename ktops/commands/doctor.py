@@ -115,6 +115,7 @@ def target_for(alias: str, settings: Settings) -> Target:
         disk_bytes=entry.needs.disk_bytes,
         gpu_required=entry.needs.vram_bytes > 0,
         present_bytes=_present_bytes(entry, settings.models_dir),
+        weights=_weights(entry, settings.models_dir),
         models_dir=str(settings.models_dir.expanduser().absolute()),
         host=settings.host,
         port=settings.port,
@@ -127,6 +128,14 @@ def _present_bytes(entry: CatalogueEntry, models_dir: Path) -> int:
         return entry.needs.disk_bytes
     paths = (models_dir / entry.alias).rglob("*")
     return min(entry.needs.disk_bytes, sum(map(_file_bytes, paths)))
+
+
+def _weights(entry: CatalogueEntry, models_dir: Path) -> str:
+    """A weight file of the model, '' when there is none, "demo" for the embedded one."""
+    if entry.weights_repo is None:
+        return DEMO
+    shards = sorted((models_dir / entry.alias).rglob("*.gguf"))
+    return str(shards[0].absolute()) if shards else ""
 
 
 def _file_bytes(path: Path) -> int:

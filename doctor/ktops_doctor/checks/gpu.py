@@ -1,0 +1,258 @@
+"""The GPU: is there one, does its driver answer, has it the memory, is its link whole?"""
+
+from __future__ import annotations
+
+from ktops_doctor.check import Check, Finding, Section, Status, ok, skip, warn
+from ktops_doctor.fixes import in_container, install, sudo
+from ktops_doctor.gpus import SMI_TIME_LIMIT, Gpu, pci_gpus, smi_output, smi_report
+from ktops_doctor.host import Host
+from ktops_doctor.target import Target
+from ktops_doctor.units import decimal, gib, version
+
+MIN_CUDA = (12, 1)
+MIN_DRIVER = "530"  # the first branch that runs CUDA 12.1
+_NO_GPU = "no NVIDIA GPU"
+_TIME_LIMIT = SMI_TIME_LIMIT + 5
+_OLD_ARCHITECTURES = frozenset({"Kepler", "Maxwell", "Pascal", "Volta", "Turing"})
+
+
+def _bad(target: Target, value: str, expected: str = "", *, detail: str, fix: str) -> Finding:
+    """A failure where the target needs a GPU, else a warning: the CPU does its work."""
+    status = Status.FAIL if target.gpu_required else Status.WARN
+    return Finding(status, value, expected, detail, fix)
+
+
+def _device(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is not None and report.gpus:
+        names = [gpu.name for gpu in report.gpus]
+        return ok(", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names)))
+    on_bus = pci_gpus(host)
+    if on_bus:
+        return ok(f"an NVIDIA GPU at {', '.join(on_bus)}")
+    if not target.gpu_required:
+        return ok(f"{_NO_GPU}, and {target.name} needs none")
+    return _bad(
+        target,
+        _NO_GPU,
+        "needs one",
+        detail="attention and the shared expert are to run on it",
+        fix="docker run --gpus all IMAGE   # a container sees only GPUs that are passed to it"
+        if in_container(host)
+        else "lspci -nn | grep -i nvidia   # empty: not seated, or not passed to this VM",
+    )
+
+
+def _driver(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is not None and report.gpus:
+        return ok(f"driver {report.driver}")
+    if not pci_gpus(host) and report is None:
+        return skip(_NO_GPU)
+    output = smi_output(host)
+    if output.timed_out:
+        return _bad(
+            target,
+            f"nvidia-smi gave no answer within {SMI_TIME_LIMIT:.0f} s",
+            detail="the driver hangs",
+            fix=sudo(host, "dmesg | grep -i 'nvrm\\|xid' | tail"),
+        )
+    if output.status is None:
+        return _bad(target, "nvidia-smi is not installed", detail="no driver", fix=_install(host))
+    text = " ".join((output.stdout + output.stderr).split())
+    if "version mismatch" in text:
+        fix = sudo(host, "reboot") + "   # the driver was updated while the old one was running"
+    elif in_container(host):
+        fix = "docker run --gpus all IMAGE   # the driver of the host must be passed on"
+    else:
+        fix = sudo(host, "modprobe nvidia") + "   # if that fails: dmesg | grep -i nvidia"
+    return _bad(target, "nvidia-smi finds no GPU", detail=text or "it says nothing", fix=fix)
+
+
+def _install(host: Host) -> str:
+    if in_container(host):
+        return "docker run --gpus all IMAGE   # the driver of the host must be passed on"
+    return install(
+        host,
+        debian="nvidia-driver",
+        fedora="nvidia-driver",
+        suse="nvidia-open-driver-G06-signed",
+        arch="nvidia-open",
+        conda="cuda-compat",
+    )
+
+
+def _cuda(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is None or not report.gpus:
+        return skip(_NO_GPU)
+    expected = "needs " + ".".join(map(str, MIN_CUDA))
+    value = f"driver {report.driver} runs CUDA {report.cuda or 'of unknown version'}"
+    if version(report.cuda) >= MIN_CUDA:
+        return ok(value, expected)
+    return _bad(
+        target,
+        value,
+        expected,
+        detail=f"torch finds no GPU with it; driver {MIN_DRIVER} or newer is wanted",
+        fix=_install(host),
+    )
+
+
+def _vram(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is None or not report.gpus:
+        return skip(_NO_GPU)
+    best = max(report.gpus, key=lambda gpu: gpu.free_bytes)
+    value = f"{best.name}, {gib(best.free_bytes)} of {gib(best.total_bytes)} GiB free"
+    if len(report.gpus) > 1:
+        value = f"GPU {best.index} {value}"
+    if not target.vram_bytes:
+        return ok(value)
+    expected = f"needs {decimal(target.vram_bytes)}"
+    if best.free_bytes >= target.vram_bytes:
+        return ok(value, expected)
+    if max(gpu.total_bytes for gpu in report.gpus) >= target.vram_bytes:
+        return _bad(
+            target,
+            value,
+            expected,
+            detail="other processes hold the rest",
+            fix="nvidia-smi --query-compute-apps=pid,used_memory,name --format=csv",
+        )
+    return _bad(
+        target,
+        value,
+        expected,
+        detail="attention, shared experts and cache do not fit",
+        fix="ktops models   # lists smaller models and what each needs",
+    )
+
+
+def _architecture(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is None or not report.gpus:
+        return skip(_NO_GPU)
+    old = [gpu for gpu in report.gpus if gpu.architecture in _OLD_ARCHITECTURES]
+    names = ", ".join(dict.fromkeys(gpu.architecture or gpu.name for gpu in report.gpus))
+    if len(old) < len(report.gpus):
+        return ok(names)
+    return warn(
+        names,
+        "should be Ampere or newer",
+        detail="it has no bf16: attention runs slower and flash_attn not at all",
+        fix="nvidia-smi --query-gpu=name,compute_cap --format=csv   # 8.0 or more is wanted",
+    )
+
+
+def _link(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is None or not report.gpus:
+        return skip(_NO_GPU)
+    known = [gpu for gpu in report.gpus if gpu.lanes and gpu.max_lanes]
+    if not known:
+        return skip("the driver does not say")
+    worst = min(known, key=lambda gpu: gpu.lanes / gpu.max_lanes)
+    if worst.lanes >= worst.max_lanes:
+        return ok(_link_text(worst))
+    return warn(
+        _link_text(worst),
+        f"should be x{worst.max_lanes}",
+        detail="prompts stream the experts over it and take as much longer",
+        fix=sudo(host, f"lspci -vv -s {_short(worst.bus_id)} | grep -i lnk")
+        + "   # then reseat the card, or move it to a wider slot",
+    )
+
+
+def _link_text(gpu: Gpu) -> str:
+    # The generation falls while a GPU idles, so only its maximum says something.
+    generation = f"PCIe {gpu.max_generation} " if gpu.max_generation else "PCIe "
+    return f"{generation}x{gpu.lanes}"
+
+
+def _short(bus_id: str) -> str:
+    """nvidia-smi's 00000000:17:00.0 as lspci wants it: 0000:17:00.0."""
+    domain, colon, rest = bus_id.partition(":")
+    return f"{domain[-4:]}{colon}{rest}".lower()
+
+
+def _toolkit(host: Host, target: Target) -> Finding:
+    output = host.run("nvcc", "--version")
+    if not output.ok:
+        return skip("nvcc is not installed, and nothing here needs it")
+    release = output.stdout.partition("release ")[2].partition(",")[0]
+    expected = "should be " + ".".join(map(str, MIN_CUDA))
+    if version(release) >= MIN_CUDA:
+        return ok(f"CUDA toolkit {release}", expected)
+    return warn(
+        f"CUDA toolkit {release}",
+        expected,
+        detail="ktops does not use it, but flash_attn cannot be compiled with it",
+        fix="conda install -y -c nvidia cuda-toolkit",
+    )
+
+
+CHECKS = (
+    Check(
+        id="gpu.device",
+        title="NVIDIA GPU",
+        section=Section.GPU,
+        run=_device,
+        time_limit=_TIME_LIMIT,
+        why="The GPU keeps what every token uses: attention, shared experts, dense layers, output "
+        "head and cache. It is looked for on the PCI bus too, so that a missing driver is not "
+        "mistaken for a missing card.",
+    ),
+    Check(
+        id="gpu.driver",
+        title="GPU driver",
+        section=Section.GPU,
+        run=_driver,
+        time_limit=_TIME_LIMIT,
+        needs=("gpu.device",),
+        why="nvidia-smi must answer. It does not when the driver is missing, not loaded, hangs, or "
+        "was updated without a reboot.",
+    ),
+    Check(
+        id="gpu.cuda",
+        title="CUDA version of the driver",
+        section=Section.GPU,
+        run=_cuda,
+        needs=("gpu.driver",),
+        why="torch brings its own CUDA runtime; the driver must be new enough to run it. The "
+        "toolkit does not matter for this.",
+    ),
+    Check(
+        id="gpu.vram",
+        title="Free GPU memory",
+        section=Section.GPU,
+        run=_vram,
+        needs=("gpu.driver",),
+        why="The GPU with the most free memory is looked at. What does not fit fails at start, or "
+        "at the first long prompt.",
+    ),
+    Check(
+        id="gpu.arch",
+        title="GPU generation",
+        section=Section.GPU,
+        run=_architecture,
+        needs=("gpu.driver",),
+        why="GPUs before Ampere have no bf16 arithmetic.",
+    ),
+    Check(
+        id="gpu.link",
+        title="PCIe link",
+        section=Section.GPU,
+        run=_link,
+        needs=("gpu.driver",),
+        why="A card that is not seated well, or in a narrow slot, runs with fewer lanes than it "
+        "has. Long prompts stream all experts over this link.",
+    ),
+    Check(
+        id="gpu.toolkit",
+        title="CUDA toolkit",
+        section=Section.GPU,
+        run=_toolkit,
+        why="Nothing in ktops needs nvcc. Compiling flash_attn from source does.",
+    ),
+)

@@ -1,0 +1,38 @@
+"""The weight files of the target, when they are on the disk."""
+
+from __future__ import annotations
+
+from ktops_doctor.check import Check, Finding, Section, fail, ok, skip
+from ktops_doctor.host import Host
+from ktops_doctor.target import Target
+from ktops_doctor.units import binary, plural
+
+
+def _files(host: Host, target: Target) -> Finding:
+    if not target.weights:
+        return skip(f"{target.name} is not downloaded")
+    output = host.probe("model", target.weights)
+    facts = output.facts
+    shards, size = facts.get("num_shards"), facts.get("total_bytes")
+    if isinstance(shards, int) and isinstance(size, int):
+        return ok(f"{plural(shards, 'shard')}, {binary(size)} of tensors, whole")
+    hint = str(facts.get("hint") or "").partition("\n")[0]
+    return fail(
+        f"the weights of {target.name} cannot be used",
+        detail=str(facts.get("error") or output.error or "the child said nothing"),
+        fix=hint or "ktops models   # shows what is here, and how the rest is fetched",
+    )
+
+
+CHECKS = (
+    Check(
+        id="model.files",
+        title="Weight files",
+        section=Section.MODEL,
+        run=_files,
+        needs=("lib.engine",),
+        why="Headers, shard count, sizes, offsets and tensor types of the GGUF files are checked "
+        "as the server checks them before it loads; the tensors themselves are not read. A file "
+        "that is cut short or of another kind is named.",
+    ),
+)

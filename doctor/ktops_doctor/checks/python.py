@@ -1,0 +1,246 @@
+"""The interpreter and its packages. What is heavy or breaks is imported in a child process."""
+
+from __future__ import annotations
+
+import re
+
+from ktops_doctor.check import Check, Finding, Section, Status, fail, ok, skip, warn
+from ktops_doctor.fixes import pip_install
+from ktops_doctor.gpus import pci_gpus, smi_report
+from ktops_doctor.host import Host, ProbeOutput
+from ktops_doctor.target import Target
+from ktops_doctor.units import version
+
+MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 13)
+MIN_TORCH = (2, 9)
+TORCH_TIME_LIMIT = 40.0  # a first import from a slow disk takes that long
+TORCH_PATIENCE = 1.8  # when torch's libraries are loaded by then, the rest of its import can wait
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*([^;]*)")
+_SHOW_GPUS = "unset CUDA_VISIBLE_DEVICES"
+_LOOK_AT_DEVICES = "ls -l /dev/nvidia*   # this user must be able to read and write them"
+_COMPILED = ("numpy", "tokenizers", "gguf")  # in the order in which the probe imports them
+_COMPARISON = re.compile(r"(>=|<=|==|!=|<|>)\s*([0-9][0-9.]*)")
+
+
+def _python(host: Host, target: Target) -> Finding:
+    facts = host.python()
+    number = ".".join(map(str, facts.version))
+    expected = "needs 3.11 to 3.13"
+    if MIN_PYTHON <= facts.version[:2] <= MAX_PYTHON:
+        return ok(f"{number} ({facts.executable})", expected)
+    return fail(
+        number,
+        expected,
+        detail="torch and ktops have no wheels for it",
+        fix="conda create -y -n ktops python=3.12",
+    )
+
+
+def _torch_probe(host: Host) -> ProbeOutput:
+    return host.probe("torch", time_limit=TORCH_TIME_LIMIT, patience=TORCH_PATIENCE)
+
+
+def _torch(host: Host, target: Target) -> Finding:
+    output = _torch_probe(host)
+    facts = output.facts
+    wanted = "torch>=" + ".".join(map(str, MIN_TORCH))
+    expected = "needs " + ".".join(map(str, MIN_TORCH))
+    if facts.get("torch_found") is False:
+        fix = pip_install(host, wanted)
+        return fail("not installed", expected, detail="the engine runs on it", fix=fix)
+    complete = "torch" in facts
+    number = str(facts.get("torch") or facts.get("torch_version"))
+    if not complete and ("torch_error" in facts or "torch_libraries" not in facts or output.error):
+        error = facts.get("torch_error") or output.error or "it said nothing"
+        return fail(
+            "installed, and does not import",
+            detail=str(error),
+            fix="ktops doctor --only lib.glibcxx"
+            if "GLIBCXX" in str(error) or "CXXABI" in str(error)
+            else pip_install(host, "--force-reinstall", wanted),
+        )
+    built = f"built for CUDA {facts['torch_cuda']}" if facts.get("torch_cuda") else "CPU only"
+    value = f"{number}, {built}" if complete else f"{number}, {built}, its libraries load"
+    if version(number) >= MIN_TORCH:
+        return ok(value, expected)
+    return fail(
+        value,
+        expected,
+        detail="the engine uses what came later",
+        fix=pip_install(host, "--upgrade", wanted),
+    )
+
+
+def _torch_cuda(host: Host, target: Target) -> Finding:
+    report = smi_report(host)
+    if report is None or not report.gpus:
+        return skip("no NVIDIA GPU that answers")
+    facts = _torch_probe(host).facts
+    built = str(facts.get("torch_cuda") or "")
+    wheel = _wheel_for(report.cuda)
+    fix = pip_install(
+        host,
+        "--force-reinstall",
+        "torch",
+        "--index-url",
+        f"https://download.pytorch.org/whl/{wheel}",
+    )
+    bad = Status.FAIL if target.gpu_required else Status.WARN
+    if not built:
+        return Finding(bad, "torch is a CPU build", "", "the GPU stays idle", fix)
+    value = f"torch is built for CUDA {built}, the driver runs {report.cuda}"
+    # A driver runs every minor version of the major versions it knows ("minor version
+    # compatibility" in NVIDIA's CUDA compatibility guide).
+    if version(built)[:1] > version(report.cuda)[:1]:
+        return Finding(bad, value, "", "torch finds no GPU", fix)
+    if facts.get("cuda_available") is False:
+        detail = str(facts.get("cuda_warning") or "torch finds no GPU")
+        hidden = host.env("CUDA_VISIBLE_DEVICES")
+        if hidden:
+            return Finding(bad, f"CUDA_VISIBLE_DEVICES={hidden}", "", detail, _SHOW_GPUS)
+        return Finding(bad, value, "", detail, _LOOK_AT_DEVICES)
+    return ok(value)
+
+
+def _wheel_for(driver_cuda: str) -> str:
+    """The newest index of torch wheels that a driver's CUDA version can run."""
+    if version(driver_cuda) >= (13,):
+        return "cu130"
+    return "cu128" if version(driver_cuda) >= (12, 8) else "cu126"
+
+
+def _flash_attn(host: Host, target: Target) -> Finding:
+    gpu = bool(pci_gpus(host)) or smi_report(host) is not None
+    if not gpu and not target.gpu_required:
+        return skip("no NVIDIA GPU: attention runs on the CPU without it")
+    output = _torch_probe(host)
+    facts = output.facts
+    if "flash_attn" in facts:
+        return ok(str(facts["flash_attn"]))
+    lost = "prompts run on torch's own attention (SDPA), slower; answers are the same"
+    if facts.get("flash_attn_found") is False:
+        fix = pip_install(host, "flash-attn", "--no-build-isolation")
+        return warn("not installed", detail=lost, fix=fix)
+    error = facts.get("flash_attn_error") or output.error or "it said nothing"
+    return warn(
+        f"installed, and does not import ({error})",
+        detail=f"it was built for another torch; {lost}",
+        fix=pip_install(
+            host, "--force-reinstall", "--no-deps", "--no-build-isolation", "flash-attn"
+        ),
+    )
+
+
+def _packages(host: Host, target: Target) -> Finding:
+    wanted = [r for r in host.requirements("ktops") if "extra" not in r.partition(";")[2]]
+    if not wanted:
+        return skip("ktops runs from its sources, without package metadata")
+    lacking = []
+    for requirement in wanted:
+        match = _REQUIREMENT.match(requirement)
+        if match is None or match[1] == "torch":  # py.torch looks at it more closely
+            continue
+        installed = host.package_version(match[1])
+        if installed is None or not _meets(installed, match[2]):
+            lacking.append(f"{match[1]}{match[2].strip().replace(' ', '')}")
+    if not lacking:
+        return ok(f"{len(wanted)} packages as ktops wants them")
+    return fail(
+        f"missing or of another version: {', '.join(lacking)}",
+        detail="the engine or its server does not start",
+        fix=pip_install(host, *lacking),
+    )
+
+
+def _meets(installed: str, specifier: str) -> bool:
+    """Whether a version meets a specifier such as '>=1.26,<3'; only what ktops uses is read."""
+    have = version(installed)
+    for operator, number in _COMPARISON.findall(specifier):
+        want = version(number)
+        width = max(len(have), len(want))
+        left, right = (v + (0,) * (width - len(v)) for v in (have, want))
+        met = {
+            ">=": left >= right,
+            "<=": left <= right,
+            "==": left == right,
+            "!=": left != right,
+            "<": left < right,
+            ">": left > right,
+        }[operator]
+        if not met:
+            return False
+    return True
+
+
+def _imports(host: Host, target: Target) -> Finding:
+    output = host.probe("imports")
+    good, bad = [], []
+    for name, facts in output.facts.items():
+        if isinstance(facts, dict) and "error" in facts:
+            bad.append((name, str(facts["error"])))
+        elif isinstance(facts, dict):
+            good.append(f"{name} {facts.get('version', '')}".strip())
+    if output.error:  # it ended in the middle of the one that comes next
+        bad.append((_COMPILED[min(len(output.facts), len(_COMPILED) - 1)], output.error))
+    if not bad:
+        return ok(", ".join(good))
+    names = [name for name, _ in bad]
+    return fail(
+        f"{', '.join(names)} does not import",
+        detail=bad[0][1],
+        fix=pip_install(host, "--force-reinstall", *names),
+    )
+
+
+CHECKS = (
+    Check(
+        id="py.version",
+        title="Python",
+        section=Section.PYTHON,
+        run=_python,
+        why="ktops and torch have wheels for Python 3.11, 3.12 and 3.13.",
+    ),
+    Check(
+        id="py.packages",
+        title="Packages that ktops wants",
+        section=Section.PYTHON,
+        run=_packages,
+        why="The versions of all dependencies are read from their metadata; nothing is imported.",
+    ),
+    Check(
+        id="py.imports",
+        title="Compiled packages",
+        section=Section.PYTHON,
+        run=_imports,
+        why="numpy, tokenizers and gguf are imported in a child process: a wheel for another "
+        "Python, or one that is half installed, shows only then.",
+    ),
+    Check(
+        id="py.torch",
+        title="torch",
+        section=Section.PYTHON,
+        run=_torch,
+        time_limit=TORCH_TIME_LIMIT + 5,
+        why="torch is imported in a child process, so that one that crashes is found and named.",
+    ),
+    Check(
+        id="py.torch_cuda",
+        title="torch and the driver",
+        section=Section.PYTHON,
+        run=_torch_cuda,
+        needs=("py.torch",),
+        time_limit=TORCH_TIME_LIMIT + 5,
+        why="torch is built for one CUDA version. A driver runs its own major version and all "
+        "before it; a build for a later one finds no GPU, a CPU build neither.",
+    ),
+    Check(
+        id="py.flash_attn",
+        title="flash_attn",
+        section=Section.PYTHON,
+        run=_flash_attn,
+        time_limit=TORCH_TIME_LIMIT + 5,
+        why="Speeds up long prompts on the GPU. It is compiled against one torch and breaks with "
+        "another, so it is imported in a child process. Without it torch's own attention is used: "
+        "slower, with the same answers, never an error.",
+    ),
+)

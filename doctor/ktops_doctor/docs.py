@@ -1,0 +1,64 @@
+"""docs/doctor.md, written from the checks themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from ktops_doctor.check import Check
+from ktops_doctor.checks import all_checks
+
+_HEAD = """\
+# ktops doctor
+
+<!-- Written by `python -m ktops_doctor.docs`; a test fails when it is not current. -->
+
+`ktops doctor` asks whether this machine can serve a model, and names the fix for what is in the
+way. The thresholds are those of the model: the one that `--model` names, else the default of the
+settings, else `r1-q4km`. It runs on Python's standard library, asks everything heavy in child
+processes, and so finishes when torch, CUDA or the native library is broken.
+
+| mark | meaning |
+|---|---|
+| ok | as the model needs it |
+| warn | works, and something is lost: the line says what |
+| FAIL | the model cannot be served like this |
+| skip | the question does not arise here, or waits for another check |
+| CRASH | the check itself failed or took too long; the others are not affected |
+
+Exit codes: 0 no failure (with `--strict`: and no warning), 1 a check failed, 2 usage, 3 a check
+crashed.
+
+```
+ktops doctor                          # this machine and the default model
+ktops doctor --model demo             # a model without a GPU
+ktops doctor --only gpu,mem.total     # by topic or id; --skip likewise
+ktops doctor --list-checks            # ids and titles
+ktops doctor -q                       # the ids that fail
+ktops doctor --json                   # for a program
+```
+"""
+
+
+def render_docs(checks: Sequence[Check] | None = None) -> str:
+    """The whole page: an introduction, then every check under its section."""
+    lines = [_HEAD.rstrip()]
+    for section, group in groupby(checks or all_checks(), key=lambda check: check.section):
+        lines += ["", f"## {section.value}"]
+        for check in group:
+            lines += ["", f"### {check.id}", "", f"**{check.title}.** {check.why}"]
+            if check.needs:
+                needs = ", ".join(f"[{need}](#{need.replace('.', '')})" for need in check.needs)
+                lines += ["", f"Skipped unless {needs} came out well."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page to standard output."""
+    import sys
+
+    sys.stdout.write(render_docs())
+
+
+if __name__ == "__main__":
+    main()

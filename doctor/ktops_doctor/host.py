@@ -1,0 +1,140 @@
+"""The only door to the machine. Checks ask a Host; a test hands them a recorded one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ktops_doctor.elf import ElfVersions
+
+COMMAND_TIME_LIMIT = 8.0
+
+
+@dataclass(frozen=True)
+class CommandOutput:
+    """How a command ended. `status` is None when it did not start or was killed (`timed_out`)."""
+
+    status: int | None
+    stdout: str = ""
+    stderr: str = ""
+    timed_out: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0
+
+
+@dataclass(frozen=True)
+class ProbeOutput:
+    """What a child interpreter reported before it ended. `error` is empty when it ended well."""
+
+    facts: Mapping[str, object] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """`system` and `machine` as uname says them, `kernel` its release, `libc` e.g. 'glibc 2.36'."""
+
+    system: str
+    machine: str
+    kernel: str
+    libc: str
+
+
+@dataclass(frozen=True)
+class PythonFacts:
+    """This interpreter: its version as (major, minor, micro) and where it is installed."""
+
+    version: tuple[int, int, int]
+    executable: str
+    prefix: str
+    base_prefix: str
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The file system that holds a path: bytes in all, bytes this user may still write, its type.
+
+    `path` is the nearest folder that exists."""
+
+    path: str
+    total_bytes: int
+    free_bytes: int
+    file_system: str
+    writable: bool
+
+
+@dataclass(frozen=True)
+class PortState:
+    """Whether a TCP port can be bound; if not, why, and which process listens there if known."""
+
+    free: bool
+    reason: str = ""
+    pid: int | None = None
+    process: str = ""
+
+
+class Host(Protocol):
+    """Questions to a machine. No method raises for what is missing or forbidden on it.
+
+    Paths are absolute. Answers are remembered: the same question is put to the machine once.
+    """
+
+    def read_text(self, path: str) -> str | None:
+        """The file's text, or None when it is missing or unreadable."""
+
+    def list_dir(self, path: str) -> tuple[str, ...]:
+        """Names in a folder, sorted; empty when there is none."""
+
+    def exists(self, path: str) -> bool:
+        """Whether the path leads to something."""
+
+    def elf(self, path: str) -> ElfVersions | None:
+        """Symbol versions of a shared library, None when missing. Raises ElfError when damaged."""
+
+    def env(self, name: str) -> str:
+        """An environment variable, '' when unset."""
+
+    def which(self, program: str) -> str | None:
+        """The program's path as the shell would find it."""
+
+    def run(self, *command: str, time_limit: float = COMMAND_TIME_LIMIT) -> CommandOutput:
+        """Run a command in the C locale without input."""
+
+    def probe(
+        self,
+        name: str,
+        *arguments: str,
+        time_limit: float = COMMAND_TIME_LIMIT,
+        patience: float | None = None,
+    ) -> ProbeOutput:
+        """Run probes/<name>.py in a child interpreter: what breaks there does not break us.
+
+        After `patience` seconds it is ended as soon as it has said that it knows enough.
+        """
+
+    def platform(self) -> Platform:
+        """Operating system, architecture, kernel, C library."""
+
+    def python(self) -> PythonFacts:
+        """The interpreter that would run the engine."""
+
+    def package_version(self, name: str) -> str | None:
+        """The installed version of a distribution, read without importing it."""
+
+    def requirements(self, name: str) -> tuple[str, ...]:
+        """What an installed distribution requires, as its metadata writes it."""
+
+    def cpus_allowed(self) -> frozenset[int]:
+        """Logical CPUs this process may run on."""
+
+    def soft_limit(self, name: str) -> int | None:
+        """A resource limit such as 'NOFILE' or 'MEMLOCK' (bytes); None when unlimited."""
+
+    def disk(self, path: str) -> Disk | None:
+        """The disk that would hold `path` (a leading ~ is the home folder)."""
+
+    def port(self, address: str, port: int) -> PortState:
+        """Whether a server could listen there."""
