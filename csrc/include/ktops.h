@@ -1,0 +1,143 @@
+/* ktops: matrix products on quantised GGUF weights, for CPUs.
+ *
+ * One C header is the whole interface, so the library serves any language and survives upgrades of
+ * them. Every function returns a status and never throws; bad arguments are refused, not followed.
+ * All pointers must stay valid for the duration of the call only.
+ */
+#ifndef KTOPS_H
+#define KTOPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KTOPS_API __attribute__((visibility("default")))
+
+/* Raised by any change of a struct, a number or a meaning in this header. */
+#define KTOPS_ABI_VERSION 1
+
+typedef enum ktops_status {
+  KTOPS_OK = 0,
+  KTOPS_ERROR_NULL_POINTER = 1,
+  KTOPS_ERROR_UNKNOWN_TYPE = 2,
+  KTOPS_ERROR_UNKNOWN_LAYOUT = 3,
+  KTOPS_ERROR_BAD_SHAPE = 4,
+  KTOPS_ERROR_EXPERT_OUT_OF_RANGE = 5,
+  KTOPS_ERROR_OUT_OF_MEMORY = 6,
+  KTOPS_ERROR_THREADS = 7,
+  KTOPS_ERROR_UNKNOWN_ISA = 8,
+} ktops_status;
+
+/* Numbers of GGML, as found in GGUF files. */
+typedef enum ktops_type {
+  KTOPS_TYPE_F32 = 0,
+  KTOPS_TYPE_F16 = 1,
+  KTOPS_TYPE_Q4_0 = 2,
+  KTOPS_TYPE_Q5_0 = 6,
+  KTOPS_TYPE_Q8_0 = 8,
+  KTOPS_TYPE_Q4_K = 12,
+  KTOPS_TYPE_Q5_K = 13,
+  KTOPS_TYPE_Q6_K = 14,
+  KTOPS_TYPE_BF16 = 30,
+} ktops_type;
+
+/* How the blocks of a matrix lie in memory. GGUF: row after row, each a run of blocks. */
+typedef enum ktops_layout { KTOPS_LAYOUT_GGUF = 0 } ktops_layout;
+
+/* Weights, [num_experts, rows, cols]; the experts follow one another without gaps. */
+typedef struct ktops_matrix {
+  const void* data;
+  uint64_t rows;
+  uint64_t cols; /* a multiple of the type's block */
+  uint32_t type; /* ktops_type */
+  uint32_t layout;
+  uint32_t num_experts; /* 1 for an ordinary matrix */
+  uint32_t reserved;    /* zero */
+} ktops_matrix;
+
+/* y = x · weightᵀ, for each of the weight's matrices with activations of its own */
+typedef struct ktops_matmul_args {
+  ktops_matrix weight;
+  const float* x; /* [num_experts, num_tokens, cols] */
+  float* y;       /* [num_experts, num_tokens, rows] */
+  uint64_t num_tokens;
+} ktops_matmul_args;
+
+/* y[t] = Σ_k expert_weights[t, k] · down_e( silu(gate_e · x[t]) ∘ (up_e · x[t]) ), e =
+ * expert_ids[t, k]
+ *
+ * A negative expert id is skipped. With one expert and top_k 1, expert_ids and expert_weights may
+ * both be null: an ordinary feed-forward network. */
+typedef struct ktops_moe_args {
+  ktops_matrix gate;           /* [num_experts, intermediate, hidden] */
+  ktops_matrix up;             /* [num_experts, intermediate, hidden] */
+  ktops_matrix down;           /* [num_experts, hidden, intermediate] */
+  const float* x;              /* [num_tokens, hidden] */
+  const int32_t* expert_ids;   /* [num_tokens, top_k] */
+  const float* expert_weights; /* [num_tokens, top_k] */
+  float* y;                    /* [num_tokens, hidden], overwritten */
+  uint64_t num_tokens;
+  uint32_t top_k;
+  uint32_t reserved; /* zero */
+} ktops_moe_args;
+
+/* Memory from ktops_alloc. The last three fields tell what the kernel granted: the nodes the pages
+ * are spread over (1: not spread), and the errno of a refused request for huge pages or spreading.
+ */
+typedef struct ktops_buffer {
+  void* address;
+  uint64_t num_bytes;
+  uint32_t num_nodes;
+  int32_t huge_page_errno;
+  int32_t numa_errno;
+  uint32_t reserved;
+} ktops_buffer;
+
+typedef struct ktops_pool ktops_pool;
+
+KTOPS_API uint32_t ktops_abi_version(void);
+
+/* The sizes of ktops_matrix, ktops_matmul_args, ktops_moe_args and ktops_buffer, in this order.
+ * Writes at most `capacity` of them and returns how many there are. */
+KTOPS_API uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity);
+
+/* A short English sentence; never null. */
+KTOPS_API const char* ktops_status_string(int32_t status);
+
+/* Name of the instruction set a new pool will use: the best one the CPU and the operating system
+ * support, no better than the environment variable KTOPS_ISA says. */
+KTOPS_API int32_t ktops_isa(const char** name);
+
+/* Name of the index-th instruction set this machine can run, plainest first; null past the end.
+ * Ignores KTOPS_ISA. */
+KTOPS_API const char* ktops_isa_available(uint32_t index);
+
+/* Weights in a block of the type and the bytes it takes. */
+KTOPS_API int32_t ktops_type_block(uint32_t type, uint32_t* block_size, uint32_t* block_bytes);
+
+/* Zeroed memory on huge pages where the kernel grants them; spread over the NUMA nodes when the
+ * library was built for that and there are several. */
+KTOPS_API int32_t ktops_alloc(uint64_t num_bytes, ktops_buffer* buffer);
+KTOPS_API int32_t ktops_free(ktops_buffer* buffer);
+
+/* Threads for the calls below: the caller and one worker for each of cpus[1..], pinned there when
+ * the kernel allows it. The caller itself is left where it is. Calls on one pool from several
+ * threads wait for each other. */
+KTOPS_API int32_t ktops_pool_create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool);
+KTOPS_API int32_t ktops_pool_destroy(ktops_pool* pool);
+
+KTOPS_API int32_t ktops_matmul(ktops_pool* pool, const ktops_matmul_args* args);
+KTOPS_API int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args);
+
+/* float32 values of `count` weights (a multiple of the block) on the calling thread. */
+KTOPS_API int32_t ktops_dequantize(uint32_t type, const void* source, float* target,
+                                   uint64_t count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

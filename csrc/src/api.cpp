@@ -1,0 +1,228 @@
+// The C border: arguments are checked here, once, before anything follows a pointer.
+#include "ktops.h"
+
+#include <initializer_list>
+#include <new>
+
+#include "blocks.h"
+#include "dequantize.h"
+#include "isa_select.h"
+#include "matmul.h"
+#include "memory.h"
+#include "moe.h"
+#include "pool.h"
+
+namespace {
+
+constexpr uint64_t kMaxElements = uint64_t{1} << 48; // keeps every product of sizes in 64 bits
+
+bool fits(uint64_t a, uint64_t b, uint64_t c = 1) {
+  uint64_t product;
+  return !__builtin_mul_overflow(a, b, &product) && !__builtin_mul_overflow(product, c, &product) &&
+         product <= kMaxElements;
+}
+
+int32_t check_matrix(const ktops_matrix& matrix) {
+  const ktops::TypeInfo info = ktops::type_info(matrix.type);
+  if (info.block_bytes == 0)
+    return KTOPS_ERROR_UNKNOWN_TYPE;
+  if (matrix.layout != KTOPS_LAYOUT_GGUF)
+    return KTOPS_ERROR_UNKNOWN_LAYOUT;
+  if (matrix.cols == 0 || matrix.cols % info.block_size != 0 || matrix.num_experts == 0 ||
+      !fits(matrix.rows, matrix.cols, matrix.num_experts))
+    return KTOPS_ERROR_BAD_SHAPE;
+  if (matrix.data == nullptr && matrix.rows != 0)
+    return KTOPS_ERROR_NULL_POINTER;
+  return KTOPS_OK;
+}
+
+int32_t check_matmul(const ktops_matmul_args& args) {
+  if (const int32_t status = check_matrix(args.weight); status != KTOPS_OK)
+    return status;
+  if (!fits(args.num_tokens, args.weight.cols, args.weight.num_experts) ||
+      !fits(args.num_tokens, args.weight.rows, args.weight.num_experts))
+    return KTOPS_ERROR_BAD_SHAPE;
+  if (args.num_tokens != 0 && (args.x == nullptr || args.y == nullptr))
+    return KTOPS_ERROR_NULL_POINTER;
+  return KTOPS_OK;
+}
+
+int32_t check_expert_ids(const ktops_moe_args& args) {
+  if (args.expert_ids == nullptr)
+    return KTOPS_OK;
+  for (uint64_t i = 0; i < args.num_tokens * args.top_k; ++i)
+    if (args.expert_ids[i] >= static_cast<int64_t>(args.gate.num_experts))
+      return KTOPS_ERROR_EXPERT_OUT_OF_RANGE;
+  return KTOPS_OK;
+}
+
+int32_t check_moe(const ktops_moe_args& args) {
+  for (const ktops_matrix* matrix : {&args.gate, &args.up, &args.down})
+    if (const int32_t status = check_matrix(*matrix); status != KTOPS_OK)
+      return status;
+  if (args.up.rows != args.gate.rows || args.up.cols != args.gate.cols ||
+      args.down.cols != args.gate.rows || args.down.rows != args.gate.cols ||
+      args.up.num_experts != args.gate.num_experts ||
+      args.down.num_experts != args.gate.num_experts || args.top_k == 0 ||
+      !fits(args.num_tokens, args.top_k, args.gate.rows) || !fits(args.num_tokens, args.gate.cols))
+    return KTOPS_ERROR_BAD_SHAPE;
+  if (args.num_tokens == 0)
+    return KTOPS_OK;
+  const bool ordinary = args.gate.num_experts == 1 && args.top_k == 1 &&
+                        args.expert_ids == nullptr && args.expert_weights == nullptr;
+  const bool routed = args.expert_ids != nullptr && args.expert_weights != nullptr;
+  if (args.x == nullptr || args.y == nullptr || (!ordinary && !routed))
+    return KTOPS_ERROR_NULL_POINTER;
+  return check_expert_ids(args);
+}
+
+class PoolLock {
+ public:
+  explicit PoolLock(ktops_pool* pool) : pool_(pool) { pool_->lock(); }
+  ~PoolLock() { pool_->unlock(); }
+  PoolLock(const PoolLock&) = delete;
+  PoolLock& operator=(const PoolLock&) = delete;
+
+ private:
+  ktops_pool* pool_;
+};
+
+} // namespace
+
+extern "C" {
+
+uint32_t ktops_abi_version(void) { return KTOPS_ABI_VERSION; }
+
+uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity) {
+  constexpr uint32_t kSizes[] = {sizeof(ktops_matrix), sizeof(ktops_matmul_args),
+                                 sizeof(ktops_moe_args), sizeof(ktops_buffer)};
+  constexpr uint32_t kCount = sizeof kSizes / sizeof *kSizes;
+  for (uint32_t i = 0; sizes != nullptr && i < capacity && i < kCount; ++i)
+    sizes[i] = kSizes[i];
+  return kCount;
+}
+
+const char* ktops_status_string(int32_t status) {
+  switch (status) {
+  case KTOPS_OK:
+    return "success";
+  case KTOPS_ERROR_NULL_POINTER:
+    return "a required pointer is null";
+  case KTOPS_ERROR_UNKNOWN_TYPE:
+    return "the weight type is not supported";
+  case KTOPS_ERROR_UNKNOWN_LAYOUT:
+    return "the weight layout is not supported";
+  case KTOPS_ERROR_BAD_SHAPE:
+    return "the shapes do not fit together, or a row is not a whole number of blocks";
+  case KTOPS_ERROR_EXPERT_OUT_OF_RANGE:
+    return "an expert id is not below the number of experts";
+  case KTOPS_ERROR_OUT_OF_MEMORY:
+    return "there is not enough memory";
+  case KTOPS_ERROR_THREADS:
+    return "a thread could not be started";
+  case KTOPS_ERROR_UNKNOWN_ISA:
+    return "KTOPS_ISA names no known instruction set";
+  default:
+    return "unknown status";
+  }
+}
+
+int32_t ktops_isa(const char** name) {
+  if (name == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  const ktops::KernelTable* kernels = ktops::select_kernels();
+  if (kernels == nullptr)
+    return KTOPS_ERROR_UNKNOWN_ISA;
+  *name = kernels->name;
+  return KTOPS_OK;
+}
+
+const char* ktops_isa_available(uint32_t index) {
+  const ktops::KernelTable* kernels = ktops::available_kernels(index);
+  return kernels == nullptr ? nullptr : kernels->name;
+}
+
+int32_t ktops_type_block(uint32_t type, uint32_t* block_size, uint32_t* block_bytes) {
+  const ktops::TypeInfo info = ktops::type_info(type);
+  if (info.block_bytes == 0)
+    return KTOPS_ERROR_UNKNOWN_TYPE;
+  if (block_size == nullptr || block_bytes == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  *block_size = info.block_size;
+  *block_bytes = info.block_bytes;
+  return KTOPS_OK;
+}
+
+int32_t ktops_alloc(uint64_t num_bytes, ktops_buffer* buffer) {
+  if (buffer == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  *buffer = {};
+  if (num_bytes == 0)
+    return KTOPS_ERROR_BAD_SHAPE;
+  buffer->address = ktops::map_memory(num_bytes, &buffer->huge_page_errno);
+  if (buffer->address == nullptr)
+    return KTOPS_ERROR_OUT_OF_MEMORY;
+  buffer->num_bytes = num_bytes;
+  buffer->num_nodes = ktops::spread_over_nodes(buffer->address, num_bytes, &buffer->numa_errno);
+  return KTOPS_OK;
+}
+
+int32_t ktops_free(ktops_buffer* buffer) {
+  if (buffer == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  ktops::unmap_memory(buffer->address, buffer->num_bytes);
+  *buffer = {};
+  return KTOPS_OK;
+}
+
+int32_t ktops_pool_create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool) {
+  if (cpus == nullptr || pool == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  *pool = nullptr;
+  if (num_cpus == 0)
+    return KTOPS_ERROR_BAD_SHAPE;
+  return ktops_pool::create(cpus, num_cpus, pool);
+}
+
+int32_t ktops_pool_destroy(ktops_pool* pool) {
+  if (pool == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  ktops_pool::destroy(pool);
+  return KTOPS_OK;
+}
+
+int32_t ktops_matmul(ktops_pool* pool, const ktops_matmul_args* args) {
+  if (pool == nullptr || args == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  if (const int32_t status = check_matmul(*args); status != KTOPS_OK)
+    return status;
+  const PoolLock lock(pool);
+  return ktops::matmul(*pool, *args);
+}
+
+int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args) {
+  if (pool == nullptr || args == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  if (const int32_t status = check_moe(*args); status != KTOPS_OK)
+    return status;
+  if (args->num_tokens == 0 || args->down.rows == 0)
+    return KTOPS_OK;
+  const PoolLock lock(pool);
+  return ktops::moe_forward(*pool, *args);
+}
+
+int32_t ktops_dequantize(uint32_t type, const void* source, float* target, uint64_t count) {
+  const ktops::TypeInfo info = ktops::type_info(type);
+  if (info.block_bytes == 0)
+    return KTOPS_ERROR_UNKNOWN_TYPE;
+  if (count % info.block_size != 0)
+    return KTOPS_ERROR_BAD_SHAPE;
+  if (count == 0)
+    return KTOPS_OK;
+  if (source == nullptr || target == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  ktops::dequantize(type, source, target, count);
+  return KTOPS_OK;
+}
+
+} // extern "C"

@@ -1,0 +1,144 @@
+// Plain conversion of blocks to float32, independent of the kernels.
+#include "dequantize.h"
+
+#include <cstring>
+
+#include "blocks.h"
+#include "half.h"
+
+namespace ktops {
+namespace {
+
+void dequantize_block(const BlockQ4_0& block, float* out) {
+  const float d = half_to_float(block.d);
+  for (int i = 0; i < 16; ++i) {
+    out[i] = d * static_cast<float>((block.qs[i] & 15) - 8);
+    out[i + 16] = d * static_cast<float>((block.qs[i] >> 4) - 8);
+  }
+}
+
+void dequantize_block(const BlockQ5_0& block, float* out) {
+  const float d = half_to_float(block.d);
+  uint32_t high;
+  memcpy(&high, block.qh, sizeof high);
+  for (int i = 0; i < 16; ++i) {
+    const int low_bit = (high >> i & 1) << 4, high_bit = (high >> (i + 16) & 1) << 4;
+    out[i] = d * static_cast<float>(((block.qs[i] & 15) | low_bit) - 16);
+    out[i + 16] = d * static_cast<float>(((block.qs[i] >> 4) | high_bit) - 16);
+  }
+}
+
+void dequantize_block(const BlockQ8_0& block, float* out) {
+  const float d = half_to_float(block.d);
+  for (int i = 0; i < 32; ++i)
+    out[i] = d * static_cast<float>(block.qs[i]);
+}
+
+struct ScaleAndMin {
+  float scale, min;
+};
+
+template <class Block> ScaleAndMin scale_and_min(const Block& block, int j) {
+  const uint8_t* s = block.scales;
+  int scale, min;
+  if (j < 4) {
+    scale = s[j] & 63;
+    min = s[j + 4] & 63;
+  } else {
+    scale = (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+    min = (s[j + 4] >> 4) | (s[j] >> 6) << 4;
+  }
+  return {half_to_float(block.d) * static_cast<float>(scale),
+          half_to_float(block.dmin) * static_cast<float>(min)};
+}
+
+void dequantize_block(const BlockQ4_K& block, float* out) {
+  for (int j = 0; j < 8; ++j) {
+    const auto [scale, min] = scale_and_min(block, j);
+    for (int i = 0; i < 32; ++i) {
+      const int q = block.qs[32 * (j / 2) + i] >> (4 * (j % 2)) & 15;
+      out[32 * j + i] = scale * static_cast<float>(q) - min;
+    }
+  }
+}
+
+void dequantize_block(const BlockQ5_K& block, float* out) {
+  for (int j = 0; j < 8; ++j) {
+    const auto [scale, min] = scale_and_min(block, j);
+    for (int i = 0; i < 32; ++i) {
+      const int low = block.qs[32 * (j / 2) + i] >> (4 * (j % 2)) & 15;
+      const int q = low | (block.qh[i] >> j & 1) << 4;
+      out[32 * j + i] = scale * static_cast<float>(q) - min;
+    }
+  }
+}
+
+void dequantize_block(const BlockQ6_K& block, float* out) {
+  const float d = half_to_float(block.d);
+  for (int j = 0; j < 8; ++j) {
+    const int half = j / 4, part = j % 4;
+    for (int i = 0; i < 32; ++i) {
+      const int low = block.ql[64 * half + 32 * (part & 1) + i] >> (4 * (part >> 1)) & 15;
+      const int q = (low | (block.qh[32 * half + i] >> (2 * part) & 3) << 4) - 32;
+      const float scale = d * static_cast<float>(block.scales[2 * j + i / 16]);
+      out[32 * j + i] = scale * static_cast<float>(q);
+    }
+  }
+}
+
+// Blocks may start at any byte, so each is copied out first.
+template <class Block>
+void dequantize_blocks(const void* source, float* target, uint64_t count, uint32_t block_size) {
+  const auto* bytes = static_cast<const uint8_t*>(source);
+  for (uint64_t i = 0; i < count / block_size; ++i) {
+    Block block;
+    memcpy(&block, bytes + i * sizeof(Block), sizeof block);
+    dequantize_block(block, target + i * block_size);
+  }
+}
+
+template <class Convert>
+void convert_halves(const void* source, float* target, uint64_t count, Convert convert) {
+  const auto* bytes = static_cast<const uint8_t*>(source);
+  for (uint64_t i = 0; i < count; ++i) {
+    uint16_t half;
+    memcpy(&half, bytes + 2 * i, sizeof half);
+    target[i] = convert(half);
+  }
+}
+
+float bf16_to_float(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+} // namespace
+
+void dequantize(uint32_t type, const void* source, float* target, uint64_t count) {
+  const uint32_t block_size = type_info(type).block_size;
+  switch (type) {
+  case KTOPS_TYPE_F32:
+    memcpy(target, source, count * sizeof(float));
+    return;
+  case KTOPS_TYPE_F16:
+    return convert_halves(source, target, count, half_to_float);
+  case KTOPS_TYPE_BF16:
+    return convert_halves(source, target, count, bf16_to_float);
+  case KTOPS_TYPE_Q4_0:
+    return dequantize_blocks<BlockQ4_0>(source, target, count, block_size);
+  case KTOPS_TYPE_Q5_0:
+    return dequantize_blocks<BlockQ5_0>(source, target, count, block_size);
+  case KTOPS_TYPE_Q8_0:
+    return dequantize_blocks<BlockQ8_0>(source, target, count, block_size);
+  case KTOPS_TYPE_Q4_K:
+    return dequantize_blocks<BlockQ4_K>(source, target, count, block_size);
+  case KTOPS_TYPE_Q5_K:
+    return dequantize_blocks<BlockQ5_K>(source, target, count, block_size);
+  case KTOPS_TYPE_Q6_K:
+    return dequantize_blocks<BlockQ6_K>(source, target, count, block_size);
+  }
+}
+
+} // namespace ktops

@@ -1,0 +1,95 @@
+// Eight rows in 256-bit registers (AVX2, FMA, F16C: Haswell 2013, Zen 2017).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <immintrin.h>
+
+namespace {
+
+struct Avx2 {
+  static constexpr uint32_t kLanes = 8;
+  using I = __m256i;
+  using F = __m256;
+
+  static I zero() { return _mm256_setzero_si256(); }
+  static I set(uint32_t value) { return _mm256_set1_epi32(static_cast<int32_t>(value)); }
+  static F set(float value) { return _mm256_set1_ps(value); }
+  static I and_(I a, I b) { return _mm256_and_si256(a, b); }
+  static I xor_(I a, I b) { return _mm256_xor_si256(a, b); }
+  static I or_and(I a, I b, I mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
+  static I srl(I a, int n) { return _mm256_srli_epi32(a, n); }
+  static I sll(I a, int n) { return _mm256_slli_epi32(a, n); }
+  static I sra(I a, int n) { return _mm256_srai_epi32(a, n); }
+  static I add(I a, I b) { return _mm256_add_epi32(a, b); }
+  static I mul(I a, I b) { return _mm256_mullo_epi32(a, b); }
+  static I sub_halves(I a, int16_t n) { return _mm256_sub_epi16(a, _mm256_set1_epi16(n)); }
+  static I sra_halves(I a, int n) { return _mm256_srai_epi16(a, n); }
+  static I dot(I acc, I w, int32_t x) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_set1_epi32(x)));
+  }
+
+  static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+  static F as_float(I a) { return _mm256_castsi256_ps(a); }
+  static F half_low(I a) {
+    const I halves = _mm256_and_si256(a, _mm256_set1_epi32(0xFFFF));
+    const I packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+  }
+  static F half_high(I a) { return half_low(_mm256_srli_epi32(a, 16)); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
+  static F load(const float* p) { return _mm256_load_ps(p); }
+  static void store(float* p, F value) { _mm256_store_ps(p, value); }
+
+  static void load4(const uint8_t* const* rows, size_t offset, I* out) {
+    const I a = two_rows(rows, 0, offset), b = two_rows(rows, 1, offset);
+    const I c = two_rows(rows, 2, offset), d = two_rows(rows, 3, offset);
+    const I ab_low = _mm256_unpacklo_epi32(a, b), ab_high = _mm256_unpackhi_epi32(a, b);
+    const I cd_low = _mm256_unpacklo_epi32(c, d), cd_high = _mm256_unpackhi_epi32(c, d);
+    out[0] = _mm256_unpacklo_epi64(ab_low, cd_low);
+    out[1] = _mm256_unpackhi_epi64(ab_low, cd_low);
+    out[2] = _mm256_unpacklo_epi64(ab_high, cd_high);
+    out[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
+  }
+  static void load8(const uint8_t* const* rows, size_t offset, I* out) {
+    load4(rows, offset, out);
+    load4(rows, offset + 16, out + 4);
+  }
+  static I word_at(const uint8_t* const* rows, size_t offset) {
+    alignas(32) uint32_t words[kLanes];
+    for (uint32_t i = 0; i < kLanes; ++i)
+      memcpy(words + i, rows[i] + offset, sizeof *words);
+    return _mm256_load_si256(reinterpret_cast<const I*>(words));
+  }
+  static F half_at(const uint8_t* const* rows, size_t offset) {
+    __m128i halves = _mm_setzero_si128();
+    halves = _mm_insert_epi16(halves, half_bits(rows[0] + offset), 0);
+    halves = _mm_insert_epi16(halves, half_bits(rows[1] + offset), 1);
+    halves = _mm_insert_epi16(halves, half_bits(rows[2] + offset), 2);
+    halves = _mm_insert_epi16(halves, half_bits(rows[3] + offset), 3);
+    halves = _mm_insert_epi16(halves, half_bits(rows[4] + offset), 4);
+    halves = _mm_insert_epi16(halves, half_bits(rows[5] + offset), 5);
+    halves = _mm_insert_epi16(halves, half_bits(rows[6] + offset), 6);
+    halves = _mm_insert_epi16(halves, half_bits(rows[7] + offset), 7);
+    return _mm256_cvtph_ps(halves);
+  }
+
+ private:
+  static int16_t half_bits(const uint8_t* p) {
+    int16_t bits;
+    memcpy(&bits, p, sizeof bits);
+    return bits;
+  }
+  // 16 bytes of row i and of row i + 4, side by side.
+  static I two_rows(const uint8_t* const* rows, int i, size_t offset) {
+    const I low =
+        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + offset)));
+    return _mm256_inserti128_si256(
+        low, _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i + 4] + offset)), 1);
+  }
+};
+
+} // namespace

@@ -1,0 +1,114 @@
+// Sixteen rows in 512-bit registers (AVX-512 F, BW, VL, DQ: Skylake-X 2017, Zen 4 2022).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <immintrin.h>
+
+namespace {
+
+struct Avx512 {
+  static constexpr uint32_t kLanes = 16;
+  using I = __m512i;
+  using F = __m512;
+
+  static I zero() { return _mm512_setzero_si512(); }
+  static I set(uint32_t value) { return _mm512_set1_epi32(static_cast<int32_t>(value)); }
+  static F set(float value) { return _mm512_set1_ps(value); }
+  static I and_(I a, I b) { return _mm512_and_si512(a, b); }
+  static I xor_(I a, I b) { return _mm512_xor_si512(a, b); }
+  static I or_and(I a, I b, I mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xF8); }
+  static I srl(I a, int n) { return _mm512_srli_epi32(a, static_cast<unsigned>(n)); }
+  static I sll(I a, int n) { return _mm512_slli_epi32(a, static_cast<unsigned>(n)); }
+  static I sra(I a, int n) { return _mm512_srai_epi32(a, static_cast<unsigned>(n)); }
+  static I add(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
+  static I sub_halves(I a, int16_t n) { return _mm512_sub_epi16(a, _mm512_set1_epi16(n)); }
+  static I sra_halves(I a, int n) { return _mm512_srai_epi16(a, static_cast<unsigned>(n)); }
+  static I dot(I acc, I w, int32_t x) {
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(w, _mm512_set1_epi32(x)));
+  }
+
+  static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+  static F as_float(I a) { return _mm512_castsi512_ps(a); }
+  static F half_low(I a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+  static F half_high(I a) { return half_low(_mm512_srli_epi32(a, 16)); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
+  static F load(const float* p) { return _mm512_load_ps(p); }
+  static void store(float* p, F value) { _mm512_store_ps(p, value); }
+
+  static void load4(const uint8_t* const* rows, size_t offset, I* out) {
+    transpose_4x4(four_rows(rows, offset), four_rows(rows + 1, offset), four_rows(rows + 2, offset),
+                  four_rows(rows + 3, offset), out);
+  }
+  static void load8(const uint8_t* const* rows, size_t offset, I* out) {
+    I upper[4], lower[4]; // words i and i + 4 of rows 0..7, of rows 8..15
+    transpose_4x4(two_rows(rows, offset), two_rows(rows + 1, offset), two_rows(rows + 2, offset),
+                  two_rows(rows + 3, offset), upper);
+    transpose_4x4(two_rows(rows + 8, offset), two_rows(rows + 9, offset),
+                  two_rows(rows + 10, offset), two_rows(rows + 11, offset), lower);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      out[i] = _mm512_shuffle_i32x4(upper[i], lower[i], _MM_SHUFFLE(2, 0, 2, 0));
+      out[4 + i] = _mm512_shuffle_i32x4(upper[i], lower[i], _MM_SHUFFLE(3, 1, 3, 1));
+    }
+  }
+  static I word_at(const uint8_t* const* rows, size_t offset) {
+    alignas(64) uint32_t words[kLanes];
+    for (uint32_t i = 0; i < kLanes; ++i)
+      memcpy(words + i, rows[i] + offset, sizeof *words);
+    return _mm512_load_si512(words);
+  }
+  static F half_at(const uint8_t* const* rows, size_t offset) {
+    const __m256i low = _mm256_castsi128_si256(eight_halves(rows, offset));
+    return _mm512_cvtph_ps(_mm256_inserti128_si256(low, eight_halves(rows + 8, offset), 1));
+  }
+
+ private:
+  static __m128i row(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  // 16 bytes of rows 0, 4, 8 and 12, side by side.
+  static I four_rows(const uint8_t* const* rows, size_t offset) {
+    I four = _mm512_castsi128_si512(row(rows[0] + offset));
+    four = _mm512_mask_broadcast_i32x4(four, 0x00F0, row(rows[4] + offset));
+    four = _mm512_mask_broadcast_i32x4(four, 0x0F00, row(rows[8] + offset));
+    return _mm512_mask_broadcast_i32x4(four, 0xF000, row(rows[12] + offset));
+  }
+  // 32 bytes of rows 0 and 4, side by side.
+  static I two_rows(const uint8_t* const* rows, size_t offset) {
+    const I first = _mm512_castsi256_si512(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[0] + offset)));
+    return _mm512_inserti64x4(
+        first, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[4] + offset)), 1);
+  }
+  // In each of the four lanes: word i of a, b, c, d to out[i].
+  static void transpose_4x4(I a, I b, I c, I d, I* out) {
+    const I ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
+    const I cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
+    out[0] = _mm512_unpacklo_epi64(ab_low, cd_low);
+    out[1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+    out[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+    out[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+  }
+  static int16_t half_bits(const uint8_t* p) {
+    int16_t bits;
+    memcpy(&bits, p, sizeof bits);
+    return bits;
+  }
+  static __m128i eight_halves(const uint8_t* const* rows, size_t offset) {
+    __m128i halves = _mm_cvtsi32_si128(half_bits(rows[0] + offset));
+    halves = _mm_insert_epi16(halves, half_bits(rows[1] + offset), 1);
+    halves = _mm_insert_epi16(halves, half_bits(rows[2] + offset), 2);
+    halves = _mm_insert_epi16(halves, half_bits(rows[3] + offset), 3);
+    halves = _mm_insert_epi16(halves, half_bits(rows[4] + offset), 4);
+    halves = _mm_insert_epi16(halves, half_bits(rows[5] + offset), 5);
+    halves = _mm_insert_epi16(halves, half_bits(rows[6] + offset), 6);
+    return _mm_insert_epi16(halves, half_bits(rows[7] + offset), 7);
+  }
+};
+
+} // namespace

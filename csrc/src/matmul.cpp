@@ -1,0 +1,83 @@
+#include "matmul.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "activations.h"
+#include "tiling.h"
+
+namespace ktops {
+namespace {
+
+// Rows [first_row, last_row) times tokens [first_token, last_token), whose activations and results
+// begin at row first_result of all.
+struct Piece {
+  size_t first_row, last_row, first_token, last_token, first_result;
+};
+
+void multiply_piece(const WeightRows& weights, const Activations& activations, uint32_t panel_rows,
+                    const Piece& piece, float* y) {
+  alignas(64) float out[kMaxTileTokens * kMaxPanelRows];
+  const void* records[kMaxTileTokens];
+  const size_t max_tokens = tile_tokens(activations.record_bytes());
+  for (size_t token = piece.first_token; token < piece.last_token; token += max_tokens) {
+    const auto num_tokens = static_cast<uint32_t>(std::min(max_tokens, piece.last_token - token));
+    for (uint32_t t = 0; t < num_tokens; ++t)
+      records[t] = activations.record(piece.first_result + token + t);
+    for (size_t row = piece.first_row; row < piece.last_row; row += panel_rows) {
+      const auto num_rows =
+          static_cast<uint32_t>(std::min<size_t>(panel_rows, piece.last_row - row));
+      multiply_panel(weights, row, num_rows, row + panel_rows < piece.last_row, records, num_tokens,
+                     out);
+      for (uint32_t t = 0; t < num_tokens; ++t)
+        memcpy(y + (piece.first_result + token + t) * weights.rows + row, out + t * panel_rows,
+               num_rows * sizeof(float));
+    }
+  }
+}
+
+} // namespace
+
+int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
+  const size_t num_tokens = args.num_tokens, num_matrices = args.weight.num_experts;
+  const WeightRows weights = weight_rows(args.weight, 0, pool.kernels());
+  if (num_tokens == 0 || weights.rows == 0)
+    return KTOPS_OK;
+
+  Carver measure(nullptr);
+  Activations(measure, args.weight.type, weights.cols, num_matrices * num_tokens);
+  std::byte* base = pool.scratch().reserve(measure.used());
+  if (base == nullptr)
+    return KTOPS_ERROR_OUT_OF_MEMORY;
+  Carver carver(base);
+  const Activations activations(carver, args.weight.type, weights.cols, num_matrices * num_tokens);
+  store_all(pool, activations, args.x, num_matrices * num_tokens, weights.cols);
+
+  const uint32_t panel_rows = pool.kernels().panel_rows;
+  const size_t job_rows = rows_per_job(weights.rows, weights.row_bytes,
+                                       std::max<size_t>(panel_rows, 16), pool.num_threads());
+  const size_t num_row_jobs = divide_up(weights.rows, job_rows);
+  // With too few rows to keep the threads busy the tokens are shared out too, a tile at a time.
+  const size_t tile = tile_tokens(activations.record_bytes());
+  const size_t job_tokens = num_row_jobs >= 4 * pool.num_threads() ? num_tokens : tile;
+  const size_t num_token_jobs = divide_up(num_tokens, job_tokens);
+  const auto multiply = [&](size_t index) {
+    const size_t row = index % num_row_jobs * job_rows, rest = index / num_row_jobs;
+    const size_t token = rest % num_token_jobs * job_tokens, matrix = rest / num_token_jobs;
+    multiply_piece(weight_rows(args.weight, matrix, pool.kernels()), activations, panel_rows,
+                   {row, std::min(row + job_rows, weights.rows), token,
+                    std::min(token + job_tokens, num_tokens), matrix * num_tokens},
+                   args.y);
+  };
+  const size_t num_jobs = num_row_jobs * num_token_jobs * num_matrices;
+  const double weight_bytes = static_cast<double>(num_matrices * weights.rows * weights.row_bytes);
+  const double products = static_cast<double>(num_matrices * weights.rows * weights.cols) *
+                          static_cast<double>(num_tokens);
+  if (is_small_job(weight_bytes, products))
+    ktops_pool::run_alone(num_jobs, multiply);
+  else
+    pool.run(num_jobs, multiply);
+  return KTOPS_OK;
+}
+
+} // namespace ktops

@@ -1,0 +1,220 @@
+// A mixture of experts in two parallel passes: gate and up with SiLU between, then down.
+//
+// The (token, expert) pairs are sorted by expert, so that tokens which share an expert share the
+// read of its weights. A job of the first pass is some rows of one expert for all its tokens. A job
+// of the second is some rows of the output for all experts: each output value is then added up by
+// one thread, in the order of the experts, without locks and the same way every time.
+#include "moe.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "activations.h"
+#include "tiling.h"
+
+namespace ktops {
+namespace {
+
+constexpr uint32_t kGroupRows = kIntColumns; // rows of gate and up that make one activation group
+
+struct Pair {
+  size_t token;
+  float weight;
+};
+
+// An expert with tokens; its pairs are [first_pair, last_pair).
+struct ActiveExpert {
+  size_t expert, first_pair, last_pair;
+};
+
+struct Plan {
+  Activations gate_input, up_input, hidden;
+  bool shared_input; // gate and up read the same form
+  Pair* pairs;
+  size_t* expert_ends; // [num_experts], while sorting
+  ActiveExpert* experts;
+  size_t num_experts;
+
+  Plan(Carver& carver, const ktops_moe_args& args, size_t num_pairs) {
+    gate_input = Activations(carver, args.gate.type, args.gate.cols, args.num_tokens);
+    shared_input = gate_input.serves(args.up.type);
+    up_input = shared_input ? gate_input
+                            : Activations(carver, args.up.type, args.up.cols, args.num_tokens);
+    hidden = Activations(carver, args.down.type, args.down.cols, num_pairs);
+    pairs = carver.take<Pair>(num_pairs);
+    expert_ends = carver.take<size_t>(args.gate.num_experts);
+    experts = carver.take<ActiveExpert>(std::min<size_t>(num_pairs, args.gate.num_experts));
+    num_experts = 0;
+  }
+};
+
+int32_t expert_id(const ktops_moe_args& args, size_t pair) {
+  return args.expert_ids == nullptr ? 0 : args.expert_ids[pair];
+}
+
+// A counting sort, stable in the tokens.
+void sort_pairs(const ktops_moe_args& args, size_t num_pairs, Plan& plan) {
+  const size_t num_experts = args.gate.num_experts;
+  std::fill_n(plan.expert_ends, num_experts, 0);
+  for (size_t p = 0; p < num_pairs; ++p)
+    if (expert_id(args, p) >= 0)
+      ++plan.expert_ends[expert_id(args, p)];
+  size_t start = 0;
+  for (size_t e = 0; e < num_experts; ++e) {
+    const size_t count = plan.expert_ends[e];
+    if (count != 0)
+      plan.experts[plan.num_experts++] = {e, start, start + count};
+    plan.expert_ends[e] = start;
+    start += count;
+  }
+  for (size_t p = 0; p < num_pairs; ++p) {
+    if (expert_id(args, p) < 0)
+      continue;
+    const float weight = args.expert_weights == nullptr ? 1.0f : args.expert_weights[p];
+    plan.pairs[plan.expert_ends[expert_id(args, p)]++] = {p / args.top_k, weight};
+  }
+}
+
+struct Pass {
+  const ktops_moe_args& args;
+  const Plan& plan;
+  const KernelTable& kernels;
+};
+
+// Rows [row, row + num_rows) of one projection for a tile of tokens into out: [num_tokens, 32].
+void project_group(const WeightRows& weights, uint32_t panel_rows, size_t row, uint32_t num_rows,
+                   bool is_last, const void* const* records, uint32_t num_tokens, float* out) {
+  alignas(64) float panel[kMaxTileTokens * kMaxPanelRows];
+  for (uint32_t done = 0; done < num_rows; done += panel_rows) {
+    const uint32_t count = std::min(panel_rows, num_rows - done);
+    multiply_panel(weights, row + done, count, done + count < num_rows || !is_last, records,
+                   num_tokens, panel);
+    for (uint32_t t = 0; t < num_tokens; ++t)
+      memcpy(out + t * kGroupRows + done, panel + t * panel_rows, count * sizeof(float));
+  }
+}
+
+// hidden = silu(gate · x) ∘ (up · x) in rows [first_row, last_row) for the tokens of one expert.
+void gate_and_up(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row) {
+  alignas(64) float gate[kMaxTileTokens * kGroupRows], up[kMaxTileTokens * kGroupRows];
+  const void *gate_records[kMaxTileTokens], *up_records[kMaxTileTokens];
+  const Plan& plan = pass.plan;
+  const WeightRows gate_rows = weight_rows(pass.args.gate, active.expert, pass.kernels);
+  const WeightRows up_rows = weight_rows(pass.args.up, active.expert, pass.kernels);
+  const size_t max_tokens = tile_tokens(plan.gate_input.record_bytes());
+  for (size_t pair = active.first_pair; pair < active.last_pair; pair += max_tokens) {
+    const auto num_tokens = static_cast<uint32_t>(std::min(max_tokens, active.last_pair - pair));
+    for (uint32_t t = 0; t < num_tokens; ++t) {
+      gate_records[t] = plan.gate_input.record(plan.pairs[pair + t].token);
+      up_records[t] = plan.up_input.record(plan.pairs[pair + t].token);
+    }
+    for (size_t row = first_row; row < last_row; row += kGroupRows) {
+      const auto num_rows = static_cast<uint32_t>(std::min<size_t>(kGroupRows, last_row - row));
+      const bool is_last = row + kGroupRows >= last_row;
+      project_group(gate_rows, pass.kernels.panel_rows, row, num_rows, is_last, gate_records,
+                    num_tokens, gate);
+      project_group(up_rows, pass.kernels.panel_rows, row, num_rows, is_last, up_records,
+                    num_tokens, up);
+      for (uint32_t t = 0; t < num_tokens; ++t) {
+        float* values = gate + t * kGroupRows;
+        pass.kernels.swiglu(values, up + t * kGroupRows, values, num_rows);
+        plan.hidden.store(pass.kernels, pair + t, row, values, num_rows);
+      }
+    }
+  }
+}
+
+void add_weighted(const float* values, float weight, uint32_t count, float* y) {
+  for (uint32_t i = 0; i < count; ++i)
+    y[i] += weight * values[i];
+}
+
+// y += weight * (down · hidden) in rows [first_row, last_row) for the tokens of one expert.
+void add_down(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row) {
+  alignas(64) float out[kMaxTileTokens * kMaxPanelRows];
+  const void* records[kMaxTileTokens];
+  const Plan& plan = pass.plan;
+  const uint32_t panel_rows = pass.kernels.panel_rows;
+  const WeightRows weights = weight_rows(pass.args.down, active.expert, pass.kernels);
+  const size_t max_tokens = tile_tokens(plan.hidden.record_bytes());
+  for (size_t pair = active.first_pair; pair < active.last_pair; pair += max_tokens) {
+    const auto num_tokens = static_cast<uint32_t>(std::min(max_tokens, active.last_pair - pair));
+    for (uint32_t t = 0; t < num_tokens; ++t)
+      records[t] = plan.hidden.record(pair + t);
+    for (size_t row = first_row; row < last_row; row += panel_rows) {
+      const auto num_rows = static_cast<uint32_t>(std::min<size_t>(panel_rows, last_row - row));
+      multiply_panel(weights, row, num_rows, row + panel_rows < last_row, records, num_tokens, out);
+      for (uint32_t t = 0; t < num_tokens; ++t)
+        add_weighted(out + t * panel_rows, plan.pairs[pair + t].weight, num_rows,
+                     pass.args.y + plan.pairs[pair + t].token * weights.rows + row);
+    }
+  }
+}
+
+void clear_rows(const ktops_moe_args& args, size_t first_row, size_t last_row) {
+  for (size_t t = 0; t < args.num_tokens; ++t)
+    std::fill(args.y + t * args.down.rows + first_row, args.y + t * args.down.rows + last_row,
+              0.0f);
+}
+
+void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) {
+  const Pass pass{args, plan, pool.kernels()};
+  const WeightRows gate = weight_rows(args.gate, 0, pool.kernels());
+  const WeightRows down = weight_rows(args.down, 0, pool.kernels());
+  // Jobs of the first pass take turns among the experts: fewer rows of each when there are many.
+  const size_t threads_per_expert =
+      divide_up(pool.num_threads(), std::max<size_t>(plan.num_experts, 1));
+  const size_t up_rows = rows_per_job(gate.rows, gate.row_bytes, kGroupRows, threads_per_expert);
+  const size_t up_jobs = divide_up(gate.rows, up_rows);
+  const auto first_pass = [&](size_t index) {
+    const size_t row = index % up_jobs * up_rows;
+    gate_and_up(pass, plan.experts[index / up_jobs], row, std::min(row + up_rows, gate.rows));
+  };
+  const size_t down_rows =
+      rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), kMaxPanelRows,
+                   pool.num_threads());
+  const auto second_pass = [&](size_t index) {
+    const size_t row = index * down_rows, last_row = std::min(row + down_rows, down.rows);
+    clear_rows(args, row, last_row);
+    for (size_t e = 0; e < plan.num_experts; ++e)
+      add_down(pass, plan.experts[e], row, last_row);
+  };
+  size_t num_pairs = 0;
+  for (size_t e = 0; e < plan.num_experts; ++e)
+    num_pairs += plan.experts[e].last_pair - plan.experts[e].first_pair;
+  const double expert_bytes =
+      static_cast<double>(2 * gate.rows * gate.row_bytes + down.rows * down.row_bytes);
+  const double expert_products = static_cast<double>(3 * gate.rows * gate.cols);
+  const bool small = is_small_job(expert_bytes * static_cast<double>(plan.num_experts),
+                                  expert_products * static_cast<double>(num_pairs));
+  const size_t num_up_jobs = plan.num_experts * up_jobs,
+               num_down_jobs = divide_up(down.rows, down_rows);
+  if (small) {
+    ktops_pool::run_alone(num_up_jobs, first_pass);
+    ktops_pool::run_alone(num_down_jobs, second_pass);
+  } else {
+    pool.run(num_up_jobs, first_pass);
+    pool.run(num_down_jobs, second_pass);
+  }
+}
+
+} // namespace
+
+int32_t moe_forward(ktops_pool& pool, const ktops_moe_args& args) {
+  const size_t num_pairs = args.num_tokens * args.top_k;
+  Carver measure(nullptr);
+  Plan(measure, args, num_pairs);
+  std::byte* base = pool.scratch().reserve(measure.used());
+  if (base == nullptr)
+    return KTOPS_ERROR_OUT_OF_MEMORY;
+  Carver carver(base);
+  Plan plan(carver, args, num_pairs);
+  sort_pairs(args, num_pairs, plan);
+  store_all(pool, plan.gate_input, args.x, args.num_tokens, args.gate.cols);
+  if (!plan.shared_input)
+    store_all(pool, plan.up_input, args.x, args.num_tokens, args.up.cols);
+  run_passes(pool, args, plan);
+  return KTOPS_OK;
+}
+
+} // namespace ktops

@@ -1,0 +1,213 @@
+#include "pool.h"
+
+#include <climits>
+#include <ctime>
+#include <immintrin.h>
+#include <linux/futex.h>
+#include <new>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "isa_select.h"
+
+namespace {
+
+constexpr uint32_t kOpen = 1u << 31;
+constexpr uint32_t kAwaited = 1u << 30;
+constexpr uint32_t kInside = kAwaited - 1;
+
+// Long enough to bridge the gap between two matrices of a layer, short enough to give the core back
+// to whoever computes in between.
+constexpr uint64_t kSpinNs = 40'000;
+// With more threads than CPUs a spinning thread stands in the way of the one it waits for.
+constexpr uint64_t kCrowdedSpinNs = 1'000;
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+
+void futex_wake(std::atomic<uint32_t>& word, int count) {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+}
+
+uint64_t now_ns() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
+}
+
+// True once done() holds, false when spin_ns have passed first.
+template <class Done> bool spin_until(uint64_t spin_ns, const Done& done) {
+  if (done())
+    return true;
+  for (const uint64_t start = now_ns(); now_ns() - start < spin_ns;) {
+    for (int i = 0; i < 16; ++i) {
+      _mm_pause();
+      if (done())
+        return true;
+    }
+  }
+  return false;
+}
+
+uint32_t num_allowed_cpus() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+    return UINT32_MAX; // more CPUs than the set can hold
+  return static_cast<uint32_t>(CPU_COUNT(&allowed));
+}
+
+void pin_this_thread(int32_t cpu) {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  if (cpu < 0 || cpu >= CPU_SETSIZE)
+    return;
+  CPU_SET(static_cast<size_t>(cpu), &only);
+  sched_setaffinity(0, sizeof only, &only); // outside the allowed set: runs unpinned
+}
+
+} // namespace
+
+ktops_pool::ktops_pool(const ktops::KernelTable* kernels, uint64_t spin_ns)
+    : kernels_(kernels), spin_ns_(spin_ns), creator_pid_(getpid()) {}
+
+ktops_pool::~ktops_pool() {
+  stop_workers();
+  delete[] workers_;
+  pthread_mutex_destroy(&mutex_);
+}
+
+int32_t ktops_pool::create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool) {
+  const ktops::KernelTable* kernels = ktops::select_kernels();
+  if (kernels == nullptr)
+    return KTOPS_ERROR_UNKNOWN_ISA;
+  const uint64_t spin_ns = num_cpus <= num_allowed_cpus() ? kSpinNs : kCrowdedSpinNs;
+  auto* made = new (std::nothrow) ktops_pool(kernels, spin_ns);
+  if (made == nullptr)
+    return KTOPS_ERROR_OUT_OF_MEMORY;
+  made->workers_ = new (std::nothrow) Worker[num_cpus];
+  if (made->workers_ == nullptr) {
+    delete made;
+    return KTOPS_ERROR_OUT_OF_MEMORY;
+  }
+  if (!made->start_workers(cpus, num_cpus)) {
+    delete made;
+    return KTOPS_ERROR_THREADS;
+  }
+  *pool = made;
+  return KTOPS_OK;
+}
+
+void ktops_pool::destroy(ktops_pool* pool) { delete pool; }
+
+bool ktops_pool::start_workers(const int32_t* cpus, uint32_t num_cpus) {
+  // Signals are for the threads of the application.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  bool started = true;
+  while (started && num_workers_ + 1 < num_cpus) {
+    Worker& worker = workers_[num_workers_];
+    worker.pool = this;
+    worker.cpu = cpus[num_workers_ + 1];
+    const auto body = [](void* argument) -> void* {
+      const auto* self = static_cast<Worker*>(argument);
+      pin_this_thread(self->cpu);
+      self->pool->work();
+      return nullptr;
+    };
+    started = pthread_create(&worker.thread, nullptr, body, &worker) == 0;
+    if (started)
+      ++num_workers_;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return started;
+}
+
+void ktops_pool::stop_workers() {
+  if (getpid() != creator_pid_) // threads do not survive a fork
+    return;
+  stop_.store(true, std::memory_order_seq_cst);
+  epoch_.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake(epoch_, INT_MAX);
+  for (uint32_t i = 0; i < num_workers_; ++i)
+    pthread_join(workers_[i].thread, nullptr);
+}
+
+void ktops_pool::run_job(size_t count, Job job, void* context) {
+  if (count <= 1 || num_workers_ == 0) {
+    for (size_t i = 0; i < count; ++i)
+      job(context, i);
+    return;
+  }
+  job_ = job;
+  context_ = context;
+  count_ = count;
+  next_.store(0, std::memory_order_relaxed);
+  gate_.store(kOpen, std::memory_order_release);
+  epoch_.fetch_add(1, std::memory_order_seq_cst);
+  if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
+    futex_wake(epoch_, count - 1 < num_workers_ ? static_cast<int>(count - 1) : INT_MAX);
+  take_indices();
+  wait_for_workers();
+}
+
+void ktops_pool::take_indices() {
+  for (;;) {
+    const size_t index = next_.fetch_add(1, std::memory_order_relaxed);
+    if (index >= count_)
+      return;
+    job_(context_, index);
+  }
+}
+
+void ktops_pool::wait_for_workers() {
+  gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
+  const auto empty = [this] { return (gate_.load(std::memory_order_acquire) & kInside) == 0; };
+  if (spin_until(spin_ns_, empty))
+    return;
+  uint32_t value = gate_.fetch_or(kAwaited, std::memory_order_acq_rel) | kAwaited;
+  while ((value & kInside) != 0) {
+    futex_wait(gate_, value);
+    value = gate_.load(std::memory_order_acquire);
+  }
+}
+
+bool ktops_pool::join() {
+  uint32_t value = gate_.load(std::memory_order_relaxed);
+  while ((value & kOpen) != 0)
+    if (gate_.compare_exchange_weak(value, value + 1, std::memory_order_acquire,
+                                    std::memory_order_relaxed))
+      return true;
+  return false;
+}
+
+void ktops_pool::leave() {
+  if (gate_.fetch_sub(1, std::memory_order_acq_rel) == (kAwaited | 1))
+    futex_wake(gate_, 1);
+}
+
+uint32_t ktops_pool::wait_for_epoch(uint32_t seen) {
+  const auto changed = [this, seen] { return epoch_.load(std::memory_order_acquire) != seen; };
+  if (!spin_until(spin_ns_, changed)) {
+    num_sleeping_.fetch_add(1, std::memory_order_seq_cst);
+    while (epoch_.load(std::memory_order_seq_cst) == seen)
+      futex_wait(epoch_, seen);
+    num_sleeping_.fetch_sub(1, std::memory_order_seq_cst);
+  }
+  return epoch_.load(std::memory_order_acquire);
+}
+
+void ktops_pool::work() {
+  for (uint32_t seen = 0;;) {
+    seen = wait_for_epoch(seen);
+    if (stop_.load(std::memory_order_acquire))
+      return;
+    if (join()) {
+      take_indices();
+      leave();
+    }
+  }
+}

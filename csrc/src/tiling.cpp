@@ -1,0 +1,40 @@
+#include "tiling.h"
+
+#include <algorithm>
+
+namespace ktops {
+namespace {
+
+constexpr size_t kTileBytes = size_t{2} << 20; // beyond it the records of a tile come from memory
+constexpr size_t kJobsPerThread = 8;
+constexpr size_t kSmallestJobBytes = size_t{16} << 10;
+
+// Below this a thread finishes about as early alone as with sleeping helpers.
+constexpr double kSmallJobNs = 8'000;
+constexpr double kBytesPerNs = 20, kProductsPerNs = 100; // of one core, roughly
+
+} // namespace
+
+WeightRows weight_rows(const ktops_matrix& matrix, size_t expert, const KernelTable& kernels) {
+  const TypeInfo info = type_info(matrix.type);
+  const size_t row_bytes = matrix.cols / info.block_size * info.block_bytes;
+  const auto* data = static_cast<const uint8_t*>(matrix.data) + expert * matrix.rows * row_bytes;
+  return {data, row_bytes, matrix.rows, matrix.cols, kernels.panel[matrix.type]};
+}
+
+uint32_t tile_tokens(size_t record_bytes) {
+  const size_t fitting = kTileBytes / std::max<size_t>(record_bytes, 1) / 4 * 4;
+  return static_cast<uint32_t>(std::clamp<size_t>(fitting, 8, kMaxTileTokens));
+}
+
+size_t rows_per_job(size_t rows, size_t row_bytes, size_t step, size_t num_threads) {
+  const size_t for_balance = divide_up(rows, num_threads * kJobsPerThread);
+  const size_t for_length = divide_up(kSmallestJobBytes, std::max<size_t>(row_bytes, 1));
+  return divide_up(std::max<size_t>({for_balance, for_length, 1}), step) * step;
+}
+
+bool is_small_job(double weight_bytes, double products) {
+  return std::max(weight_bytes / kBytesPerNs, products / kProductsPerNs) < kSmallJobNs;
+}
+
+} // namespace ktops

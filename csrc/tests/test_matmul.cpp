@@ -1,0 +1,215 @@
+// Every weight type on one instruction set (the argument) against float64.
+#include "check.h"
+#include "random_blocks.h"
+
+using namespace testing;
+
+namespace {
+
+struct Case {
+  size_t num_tokens, rows, cols; // cols in units of the block, at least 32
+};
+
+// Of the root of the squares of the products that are added up: terms that cancel do not count. A
+// group with an outlier keeps fewer bits of its other activations.
+double allowed_error(uint32_t type, bool has_outliers) {
+  if (block_of(type).size == 1)
+    return 2e-6;
+  return has_outliers ? 3e-4 : 5e-5;
+}
+
+double root_of_squares(const float* weights, const float* x, const Case& shape) {
+  double sum = 0;
+  for (size_t t = 0; t < shape.num_tokens; ++t)
+    for (size_t r = 0; r < shape.rows; ++r)
+      for (size_t c = 0; c < shape.cols; ++c) {
+        const double product = static_cast<double>(weights[r * shape.cols + c]) *
+                               static_cast<double>(x[t * shape.cols + c]);
+        sum += product * product;
+      }
+  return std::sqrt(sum);
+}
+
+// Magnitudes that differ from group to group: outliers, zeros, and everything between.
+std::vector<float> rough_floats(std::mt19937& random, size_t count) {
+  std::vector<float> x = random_floats(random, count);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t group = i / 32;
+    x[i] *= group % 5 == 0 ? 0.0f : (group % 5 == 1 ? 1e-6f : 1.0f);
+    if (i % 97 == 0)
+      x[i] *= 1000.0f;
+  }
+  return x;
+}
+
+void check_case(ktops_pool* pool, uint32_t type, const Case& shape, const std::vector<float>& x,
+                const char* what) {
+  std::mt19937 random(static_cast<uint32_t>(type * 1000 + shape.rows));
+  const auto [num_tokens, rows, cols] = shape;
+  const std::vector<uint8_t> weights = random_weights(random, type, rows * cols);
+  const Guarded guarded_weights(weights.data(), weights.size());
+  const Guarded guarded_x(x.data(), x.size() * sizeof(float));
+  Output y(num_tokens * rows);
+  const ktops_matmul_args args{{guarded_weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0},
+                               guarded_x.floats(),
+                               y.data(),
+                               num_tokens};
+  const int32_t status = ktops_matmul(pool, &args);
+  CHECK(status == KTOPS_OK, "%s: %s", type_name(type), ktops_status_string(status));
+  CHECK(y.guards_hold(), "%s wrote beside its output", type_name(type));
+  const std::vector<float> plain = dequantized(type, weights, rows * cols);
+  const std::vector<double> expected =
+      reference_matmul(plain.data(), x.data(), num_tokens, rows, cols);
+  double squares = 0;
+  for (size_t i = 0; i < y.size(); ++i)
+    squares += std::pow(static_cast<double>(y[i]) - expected[i], 2);
+  const double size = root_of_squares(plain.data(), x.data(), shape);
+  const double error = size == 0 ? std::sqrt(squares) : std::sqrt(squares) / size;
+  CHECK(error <= allowed_error(type, strcmp(what, "rough") == 0),
+        "%s, %s x, [%zu, %zu] x %zu tokens: %.2e", type_name(type), what, rows, cols, num_tokens,
+        error);
+}
+
+void check_type(ktops_pool* pool, uint32_t type) {
+  std::mt19937 random(7);
+  const size_t unit = std::max<size_t>(block_of(type).size, 32);
+  const Case shapes[] = {
+      {1, 1, unit},  {1, 16, unit}, {1, 37, 3 * unit},  {2, 33, unit}, {3, 64, 2 * unit},
+      {4, 15, unit}, {5, 17, unit}, {7, 100, 2 * unit}, {8, 32, unit}, {67, 50, 2 * unit}};
+  for (const Case& shape : shapes) {
+    const size_t count = shape.num_tokens * shape.cols;
+    check_case(pool, type, shape, random_floats(random, count), "normal");
+    check_case(pool, type, shape, rough_floats(random, count), "rough");
+  }
+  const Case shape{5, 40, unit};
+  for (const float scale : {1e-30f, 1e-10f, 1e10f, 1e30f})
+    check_case(pool, type, shape, random_floats(random, 5 * unit, scale), "scaled");
+  check_case(pool, type, shape, std::vector<float>(5 * unit, 0.0f), "zero");
+  check_case(pool, type, shape, std::vector<float>(5 * unit, -3.5f), "constant");
+}
+
+// The largest weights and activations there are, all of one sign: sums must not overflow.
+void check_extremes(ktops_pool* pool, uint32_t type) {
+  const Block block = block_of(type);
+  const size_t rows = 20, cols = 2 * block.size;
+  for (const uint8_t fill : {uint8_t{0x00}, uint8_t{0xFF}, uint8_t{0x80}, uint8_t{0x7F}}) {
+    std::vector<uint8_t> weights(rows * cols / block.size * block.bytes, fill);
+    for (size_t at = 0; at < weights.size(); at += block.bytes) {
+      put_half(weights.data() + at + (type == KTOPS_TYPE_Q6_K ? 208 : 0), 0x2000); // 2^-7
+      if (type == KTOPS_TYPE_Q4_K || type == KTOPS_TYPE_Q5_K)
+        put_half(weights.data() + at + 2, 0x2000);
+      if (type == KTOPS_TYPE_Q6_K)
+        memset(weights.data() + at + 192, 0x7F, 16); // the scales
+    }
+    const std::vector<float> plain = dequantized(type, weights, rows * cols);
+    for (const size_t num_tokens : {1, 6}) {
+      const std::vector<float> x(num_tokens * cols, num_tokens == 1 ? 1.5f : -1.5f);
+      Output y(num_tokens * rows);
+      const ktops_matmul_args args{{weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0},
+                                   x.data(),
+                                   y.data(),
+                                   num_tokens};
+      ktops_matmul(pool, &args);
+      const auto expected = reference_matmul(plain.data(), x.data(), num_tokens, rows, cols);
+      const double error = relative_error(y.data(), expected.data(), expected.size());
+      CHECK(error < 1e-5, "%s filled with %x, %zu tokens: %.2e", type_name(type), fill, num_tokens,
+            error);
+    }
+  }
+}
+
+// Rows of unquantised weights may have any length.
+void check_odd_columns(ktops_pool* pool, uint32_t type) {
+  std::mt19937 random(8);
+  for (const size_t cols : {1, 2, 15, 16, 17, 31, 100})
+    for (const size_t num_tokens : {1, 4, 6})
+      check_case(pool, type, {num_tokens, 19, cols}, random_floats(random, num_tokens * cols),
+                 "odd");
+}
+
+// The result for a token must not depend on what it is computed together with.
+void check_batch_invariance(ktops_pool* pool, uint32_t type) {
+  std::mt19937 random(9);
+  const size_t rows = 48, cols = 512, num_tokens = 71;
+  const std::vector<uint8_t> weights = random_weights(random, type, rows * cols);
+  const std::vector<float> x = random_floats(random, num_tokens * cols);
+  std::vector<float> together(num_tokens * rows), alone(rows);
+  ktops_matmul_args args{{weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0},
+                         x.data(),
+                         together.data(),
+                         num_tokens};
+  ktops_matmul(pool, &args);
+  for (size_t t = 0; t < num_tokens; ++t) {
+    args.x = x.data() + t * cols;
+    args.y = alone.data();
+    args.num_tokens = 1;
+    ktops_matmul(pool, &args);
+    CHECK(memcmp(alone.data(), together.data() + t * rows, rows * sizeof(float)) == 0,
+          "%s: token %zu", type_name(type), t);
+  }
+}
+
+// Several matrices, each with its own activations: the same as one call for each.
+void check_many_matrices(ktops_pool* pool, uint32_t type) {
+  std::mt19937 random(11);
+  const size_t rows = 37, cols = 256, num_matrices = 5;
+  const std::vector<uint8_t> weights = random_weights(random, type, num_matrices * rows * cols);
+  const size_t matrix_bytes = weights.size() / num_matrices;
+  for (const size_t num_tokens : {1, 3, 70}) {
+    const std::vector<float> x = random_floats(random, num_matrices * num_tokens * cols);
+    std::vector<float> together(num_matrices * num_tokens * rows), alone(num_tokens * rows);
+    ktops_matmul_args args{{weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, num_matrices, 0},
+                           x.data(),
+                           together.data(),
+                           num_tokens};
+    CHECK(ktops_matmul(pool, &args) == KTOPS_OK, "%s", type_name(type));
+    for (size_t i = 0; i < num_matrices; ++i) {
+      args.weight.data = weights.data() + i * matrix_bytes;
+      args.weight.num_experts = 1;
+      args.x = x.data() + i * num_tokens * cols;
+      args.y = alone.data();
+      ktops_matmul(pool, &args);
+      CHECK(memcmp(alone.data(), together.data() + i * num_tokens * rows,
+                   alone.size() * sizeof(float)) == 0,
+            "%s: matrix %zu of %zu tokens", type_name(type), i, num_tokens);
+    }
+  }
+}
+
+void check_bad_numbers(ktops_pool* pool, uint32_t type) {
+  std::mt19937 random(10);
+  const size_t rows = 16, cols = 512;
+  const std::vector<uint8_t> weights = random_weights(random, type, rows * cols);
+  std::vector<float> x = random_floats(random, 3 * cols), y(3 * rows);
+  x[cols + 40] = NAN;
+  for (size_t c = 0; c < cols; ++c)
+    x[2 * cols + c] = 1e-40f; // beyond the precision of floats: some small number will do
+  const ktops_matmul_args args{
+      {weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0}, x.data(), y.data(), 3};
+  ktops_matmul(pool, &args);
+  for (size_t r = 0; r < rows; ++r) {
+    CHECK(std::isfinite(y[r]), "%s: a NaN spread to another token", type_name(type));
+    CHECK(std::isnan(y[rows + r]), "%s: a NaN was lost", type_name(type));
+    CHECK(std::fabs(y[2 * rows + r]) < 1e-30f, "%s: tiny x gave %g", type_name(type),
+          static_cast<double>(y[2 * rows + r]));
+  }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2 || !choose_isa(argv[1]))
+    return kSkipped;
+  const TestPool pool(2);
+  for (const uint32_t type : kAllTypes) {
+    check_type(pool, type);
+    check_batch_invariance(pool, type);
+    check_many_matrices(pool, type);
+    check_bad_numbers(pool, type);
+    if (block_of(type).size == 1)
+      check_odd_columns(pool, type);
+    else
+      check_extremes(pool, type);
+  }
+  return result();
+}

@@ -1,0 +1,156 @@
+// The mixture of experts on one instruction set (the argument) against float64.
+#include "check.h"
+#include "random_blocks.h"
+
+using namespace testing;
+
+namespace {
+
+struct Shape {
+  uint32_t gate_type, up_type, down_type;
+  size_t num_experts, hidden, intermediate, num_tokens;
+  uint32_t top_k;
+};
+
+struct Problem {
+  Shape shape;
+  std::vector<uint8_t> gate, up, down;
+  std::vector<float> x, weights;
+  std::vector<int32_t> ids;
+
+  Problem(const Shape& s, uint32_t seed, bool some_skipped) : shape(s) {
+    std::mt19937 random(seed);
+    const size_t count = s.num_experts * s.hidden * s.intermediate;
+    gate = random_weights(random, s.gate_type, count);
+    up = random_weights(random, s.up_type, count);
+    down = random_weights(random, s.down_type, count);
+    x = random_floats(random, s.num_tokens * s.hidden);
+    weights = random_floats(random, s.num_tokens * s.top_k);
+    for (size_t i = 0; i < s.num_tokens * s.top_k; ++i)
+      ids.push_back(
+          some_skipped && random() % 4 == 0 ? -1 : static_cast<int32_t>(random() % s.num_experts));
+  }
+
+  ktops_moe_args args(float* y) const {
+    const auto matrix = [this](const std::vector<uint8_t>& data, uint32_t type, size_t rows,
+                               size_t cols) {
+      return ktops_matrix{data.data(),
+                          rows,
+                          cols,
+                          type,
+                          KTOPS_LAYOUT_GGUF,
+                          static_cast<uint32_t>(shape.num_experts),
+                          0};
+    };
+    return {matrix(gate, shape.gate_type, shape.intermediate, shape.hidden),
+            matrix(up, shape.up_type, shape.intermediate, shape.hidden),
+            matrix(down, shape.down_type, shape.hidden, shape.intermediate),
+            x.data(),
+            ids.data(),
+            weights.data(),
+            y,
+            shape.num_tokens,
+            shape.top_k,
+            0};
+  }
+
+  std::vector<double> expected() const {
+    const size_t hidden = shape.hidden, inner = shape.intermediate, each = hidden * inner;
+    const std::vector<float> g = dequantized(shape.gate_type, gate, shape.num_experts * each);
+    const std::vector<float> u = dequantized(shape.up_type, up, shape.num_experts * each);
+    const std::vector<float> d = dequantized(shape.down_type, down, shape.num_experts * each);
+    std::vector<double> y(shape.num_tokens * hidden);
+    for (size_t p = 0; p < ids.size(); ++p) {
+      if (ids[p] < 0)
+        continue;
+      const size_t token = p / shape.top_k, at = static_cast<size_t>(ids[p]) * each;
+      const float* token_x = x.data() + token * hidden;
+      const auto gated = reference_matmul(g.data() + at, token_x, 1, inner, hidden);
+      const auto upped = reference_matmul(u.data() + at, token_x, 1, inner, hidden);
+      for (size_t r = 0; r < hidden; ++r)
+        for (size_t i = 0; i < inner; ++i)
+          y[token * hidden + r] += static_cast<double>(weights[p]) *
+                                   static_cast<double>(d[at + r * inner + i]) * gated[i] /
+                                   (1 + std::exp(-gated[i])) * upped[i];
+    }
+    return y;
+  }
+};
+
+void check_shape(ktops_pool* pool, const Shape& shape) {
+  const Problem problem(shape, 3, true);
+  Output y(shape.num_tokens * shape.hidden);
+  const ktops_moe_args args = problem.args(y.data());
+  const int32_t status = ktops_moe_forward(pool, &args);
+  CHECK(status == KTOPS_OK, "%s", ktops_status_string(status));
+  CHECK(y.guards_hold(), "wrote beside the output");
+  const std::vector<double> expected = problem.expected();
+  const double error = relative_error(y.data(), expected.data(), expected.size());
+  CHECK(error < 3e-4, "%s %s %s, %zu experts [%zu, %zu], %zu tokens, top %u: %.2e",
+        type_name(shape.gate_type), type_name(shape.up_type), type_name(shape.down_type),
+        shape.num_experts, shape.intermediate, shape.hidden, shape.num_tokens, shape.top_k, error);
+}
+
+void check_skipping_everything(ktops_pool* pool) {
+  Problem problem({KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q8_0, 4, 64, 32, 3, 2}, 4, false);
+  problem.ids.assign(problem.ids.size(), -1);
+  Output y(3 * 64);
+  const ktops_moe_args args = problem.args(y.data());
+  CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "all experts skipped");
+  for (size_t i = 0; i < y.size(); ++i)
+    CHECK(y[i] == 0.0f, "value %zu is %g", i, static_cast<double>(y[i]));
+}
+
+void check_ordinary_network(ktops_pool* pool) {
+  Problem problem({KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q6_K, 1, 256, 256, 5, 1}, 5, false);
+  problem.weights.assign(5, 1.0f);
+  Output with_ids(5 * 256), without(5 * 256);
+  ktops_moe_args args = problem.args(with_ids.data());
+  CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "with ids");
+  args.expert_ids = nullptr;
+  args.expert_weights = nullptr;
+  args.y = without.data();
+  CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "without ids");
+  CHECK(memcmp(with_ids.data(), without.data(), 5 * 256 * sizeof(float)) == 0, "they differ");
+}
+
+// The same bits with any number of threads and in every repetition.
+void check_determinism() {
+  const Problem problem({KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q6_K, 8, 512, 512, 40, 4}, 6,
+                        true);
+  std::vector<float> first(40 * 512), again(40 * 512);
+  {
+    const TestPool alone(1);
+    const ktops_moe_args args = problem.args(first.data());
+    ktops_moe_forward(alone, &args);
+  }
+  for (const uint32_t num_threads : {1u, 2u, 5u}) {
+    const TestPool pool(num_threads);
+    for (int i = 0; i < 3; ++i) {
+      const ktops_moe_args args = problem.args(again.data());
+      ktops_moe_forward(pool, &args);
+      CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(float)) == 0,
+            "%u threads, run %d", num_threads, i);
+    }
+  }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2 || !choose_isa(argv[1]))
+    return kSkipped;
+  const TestPool pool(2);
+  constexpr uint32_t kQ4K = KTOPS_TYPE_Q4_K, kQ6K = KTOPS_TYPE_Q6_K;
+  check_shape(pool, {kQ4K, kQ4K, kQ6K, 8, 256, 256, 1, 4});
+  check_shape(pool, {kQ4K, KTOPS_TYPE_Q5_K, kQ4K, 5, 512, 256, 9, 3});
+  check_shape(pool, {kQ4K, kQ4K, KTOPS_TYPE_Q8_0, 4, 256, 96, 70, 2});
+  check_shape(pool, {KTOPS_TYPE_Q5_0, KTOPS_TYPE_Q4_0, KTOPS_TYPE_Q5_0, 3, 96, 160, 6, 2});
+  check_shape(pool, {KTOPS_TYPE_Q8_0, KTOPS_TYPE_F16, KTOPS_TYPE_BF16, 3, 64, 33, 5, 2});
+  check_shape(pool, {KTOPS_TYPE_F32, KTOPS_TYPE_F32, KTOPS_TYPE_F32, 2, 37, 21, 5, 3});
+  check_shape(pool, {kQ4K, kQ4K, kQ6K, 1, 256, 256, 130, 1});
+  check_skipping_everything(pool);
+  check_ordinary_network(pool);
+  check_determinism();
+  return result();
+}

@@ -1,0 +1,90 @@
+// The thread pool under stress: every index runs exactly once, whoever sleeps or is late.
+#include <atomic>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../src/pool.h"
+#include "check.h"
+
+using namespace testing;
+
+namespace {
+
+void check_indices(ktops_pool* pool, size_t count) {
+  std::vector<std::atomic<uint32_t>> runs(count);
+  pool->lock();
+  pool->run(count, [&](size_t index) { runs[index].fetch_add(1, std::memory_order_relaxed); });
+  pool->unlock();
+  for (size_t i = 0; i < count; ++i)
+    CHECK(runs[i].load() == 1, "index %zu of %zu ran %u times", i, count, runs[i].load());
+}
+
+void check_many_small_jobs(uint32_t num_threads) {
+  const TestPool pool(num_threads);
+  for (size_t i = 0; i < 20'000; ++i)
+    check_indices(pool, i % 23);
+}
+
+// Pauses let the workers fall asleep, so that each job has to wake them.
+void check_sleeping_workers() {
+  const TestPool pool(3);
+  for (int i = 0; i < 100; ++i) {
+    usleep(300);
+    check_indices(pool, 50);
+  }
+}
+
+void check_short_lives() {
+  for (uint32_t i = 0; i < 200; ++i) {
+    const TestPool pool(1 + i % 7);
+    if (i % 3 != 0)
+      check_indices(pool, i % 11);
+  }
+}
+
+void check_concurrent_callers() {
+  const TestPool pool(3);
+  pthread_t callers[4];
+  for (pthread_t& caller : callers)
+    pthread_create(
+        &caller, nullptr,
+        [](void* shared) -> void* {
+          for (size_t i = 0; i < 1000; ++i)
+            check_indices(static_cast<ktops_pool*>(shared), i % 17);
+          return nullptr;
+        },
+        static_cast<ktops_pool*>(pool));
+  for (const pthread_t caller : callers)
+    pthread_join(caller, nullptr);
+}
+
+// A forked child has no workers; its caller must do all the work and destroying must not hang.
+void check_fork() {
+  ktops_pool* pool = nullptr;
+  const int32_t cpus[] = {0, 1, 2};
+  CHECK(ktops_pool_create(cpus, 3, &pool) == KTOPS_OK, "create");
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    num_failures = 0;
+    check_indices(pool, 100);
+    ktops_pool_destroy(pool);
+    _exit(num_failures == 0 ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child ended with status %d", status);
+  ktops_pool_destroy(pool);
+}
+
+} // namespace
+
+int main() {
+  for (const uint32_t num_threads : {1u, 2u, 4u, 9u})
+    check_many_small_jobs(num_threads);
+  check_sleeping_workers();
+  check_short_lives();
+  check_concurrent_callers();
+  check_fork();
+  return result();
+}

@@ -1,0 +1,320 @@
+"""Opens libktops.so and puts typed Python around it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ktops_engine.errors import EXIT_NOT_ENOUGH, KtopsError
+from ktops_engine.native.cache import BuildInfo
+from ktops_engine.native.structs import (
+    ABI_VERSION,
+    STRUCTS,
+    BufferStruct,
+    MatmulArgs,
+    MatrixStruct,
+    MoeArgs,
+    Status,
+)
+
+_SIGNATURES: dict[str, tuple[list[object], object]] = {
+    "ktops_abi_version": ([], ctypes.c_uint32),
+    "ktops_struct_sizes": ([ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32], ctypes.c_uint32),
+    "ktops_status_string": ([ctypes.c_int32], ctypes.c_char_p),
+    "ktops_isa": ([ctypes.POINTER(ctypes.c_char_p)], ctypes.c_int32),
+    "ktops_isa_available": ([ctypes.c_uint32], ctypes.c_char_p),
+    "ktops_type_block": (
+        [ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32)],
+        ctypes.c_int32,
+    ),
+    "ktops_alloc": ([ctypes.c_uint64, ctypes.POINTER(BufferStruct)], ctypes.c_int32),
+    "ktops_free": ([ctypes.POINTER(BufferStruct)], ctypes.c_int32),
+    "ktops_pool_create": (
+        [ctypes.POINTER(ctypes.c_int32), ctypes.c_uint32, ctypes.POINTER(ctypes.c_void_p)],
+        ctypes.c_int32,
+    ),
+    "ktops_pool_destroy": ([ctypes.c_void_p], ctypes.c_int32),
+    "ktops_matmul": ([ctypes.c_void_p, ctypes.POINTER(MatmulArgs)], ctypes.c_int32),
+    "ktops_moe_forward": ([ctypes.c_void_p, ctypes.POINTER(MoeArgs)], ctypes.c_int32),
+    "ktops_dequantize": (
+        [ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64],
+        ctypes.c_int32,
+    ),
+}
+
+
+def load_native(info: BuildInfo) -> Native:
+    """Opens a built library.
+
+    Raises KtopsError: native-load-failed (not a library, or another one), native-abi (of another
+    version), unknown-isa (KTOPS_ISA).
+    """
+    try:
+        _check_complete(info.path)
+        library = ctypes.CDLL(os.fspath(info.path))
+        for name, (arguments, result) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes = arguments
+            function.restype = result
+            if name == "ktops_abi_version" and function() != ABI_VERSION:
+                raise KtopsError(
+                    "native-abi",
+                    f"{info.path} has interface version {function()}, this ktops needs "
+                    f"{ABI_VERSION}.",
+                    "ktops build --force",
+                )
+    except (OSError, AttributeError, struct.error) as error:
+        raise KtopsError(
+            "native-load-failed",
+            f"The kernel library cannot be loaded: {error}.",
+            "ktops build --force",
+        ) from error
+    _check_struct_sizes(library, info)
+    return Native(library)
+
+
+def _check_complete(path: Path) -> None:
+    """Raises OSError when a file is not ELF or ends before its last segment does: the dynamic
+    linker maps such a file without looking and the process dies of SIGBUS."""
+    content = path.read_bytes()
+    if content[:5] != b"\x7fELF\x02":
+        raise OSError(f"{path} is not a 64-bit ELF library")
+    (table,) = struct.unpack_from("<Q", content, 32)
+    entry_bytes, count = struct.unpack_from("<HH", content, 54)
+    for index in range(count):
+        entry = table + index * entry_bytes
+        offset, _, _, file_bytes = struct.unpack_from("<QQQQ", content, entry + 8)
+        if offset + file_bytes > len(content):
+            raise OSError(f"{path} is truncated")
+
+
+def _check_struct_sizes(library: ctypes.CDLL, info: BuildInfo) -> None:
+    sizes = (ctypes.c_uint32 * len(STRUCTS))()
+    count = library.ktops_struct_sizes(sizes, len(STRUCTS))
+    expected = [ctypes.sizeof(kind) for kind in STRUCTS]
+    if count != len(STRUCTS) or list(sizes) != expected:
+        raise KtopsError(
+            "native-abi",
+            f"{info.path} lays out its arguments in {list(sizes)} bytes, this ktops in {expected}.",
+            "ktops build --force",
+        )
+
+
+class Matrix:
+    """Weights [num_experts, rows, cols] in GGUF blocks at `data_ptr`, which the owner keeps alive.
+
+    `type` is the GGML number; `cols` must be a multiple of its block.
+    """
+
+    __slots__ = ("cols", "data_ptr", "num_experts", "rows", "struct", "type")
+
+    def __init__(
+        self, data_ptr: int, type: int, rows: int, cols: int, num_experts: int = 1
+    ) -> None:
+        self.data_ptr = data_ptr
+        self.type = int(type)
+        self.rows = rows
+        self.cols = cols
+        self.num_experts = num_experts
+        self.struct = MatrixStruct(data_ptr, rows, cols, self.type, 0, num_experts, 0)
+
+
+class Native:
+    """The loaded library. `isa` is what new pools use, `isa_available` all this machine can run."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        name = ctypes.c_char_p()
+        self.check(library.ktops_isa(ctypes.byref(name)), "choosing an instruction set")
+        self.isa = (name.value or b"").decode()
+        available: list[str] = []
+        while found := library.ktops_isa_available(len(available)):
+            available.append(found.decode())
+        self.isa_available = tuple(available)
+
+    def create_pool(self, cpus: Sequence[int]) -> Pool:
+        """Threads for `len(cpus)` CPUs: the caller and a worker pinned to each of `cpus[1:]`.
+
+        Raises KtopsError: native-call (no CPUs), threads-failed, unknown-isa, out-of-memory.
+        """
+        handle = ctypes.c_void_p()
+        array = (ctypes.c_int32 * len(cpus))(*cpus)
+        status = self._library.ktops_pool_create(array, len(cpus), ctypes.byref(handle))
+        self.check(status, f"starting {len(cpus)} threads")
+        return Pool(self, self._library, handle, len(cpus))
+
+    def alloc(self, num_bytes: int) -> NativeBuffer:
+        """Zeroed memory on huge pages where possible. Raises KtopsError: out-of-memory."""
+        granted = BufferStruct()
+        status = self._library.ktops_alloc(num_bytes, ctypes.byref(granted))
+        self.check(status, f"allocating {num_bytes} bytes")
+        return NativeBuffer(self._library, granted)
+
+    def dequantize(self, type: int, src_ptr: int, dst_ptr: int, count: int) -> None:
+        """`count` weights at `src_ptr` as float32 at `dst_ptr`, on the calling thread.
+
+        Raises KtopsError: native-call (unknown type, `count` not a multiple of the block).
+        """
+        status = self._library.ktops_dequantize(type, src_ptr, dst_ptr, count)
+        if status:
+            self.check(status, f"dequantizing {count} weights of type {type}")
+
+    def check(self, status: int, doing: str) -> None:
+        """Raises the KtopsError that stands for a status other than OK."""
+        if status == Status.OK:
+            return
+        reason = self._library.ktops_status_string(status).decode()
+        message = f"The kernel library failed at {doing}: {reason}."
+        if status == Status.UNKNOWN_ISA:
+            raise KtopsError("unknown-isa", message, "unset KTOPS_ISA")
+        if status == Status.OUT_OF_MEMORY:
+            raise KtopsError("out-of-memory", message, "free -h", exit_status=EXIT_NOT_ENOUGH)
+        if status == Status.THREADS:
+            raise KtopsError("threads-failed", message, "ulimit -u")
+        raise KtopsError("native-call", message, "ktops doctor")
+
+
+class NativeBuffer:
+    """Memory of the library. `view` is its bytes; whatever is made from `view` keeps it alive.
+
+    `num_nodes` NUMA nodes hold its pages (1: not spread); `huge_page_errno` and `numa_errno` say
+    why the kernel refused huge pages or spreading, 0 when it did not.
+    """
+
+    def __init__(self, library: ctypes.CDLL, granted: BufferStruct) -> None:
+        self.address: int = granted.address
+        self.num_bytes: int = granted.num_bytes
+        self.num_nodes: int = granted.num_nodes
+        self.huge_page_errno: int = granted.huge_page_errno
+        self.numa_errno: int = granted.numa_errno
+        array = (ctypes.c_ubyte * granted.num_bytes).from_address(granted.address)
+        release = weakref.finalize(array, library.ktops_free, ctypes.byref(granted))
+        release.atexit = False  # the process is about to return it all
+        self.view = memoryview(array).cast("B")
+
+    def free(self) -> None:
+        """Returns the memory: now, or as soon as the last thing made from `view` is gone."""
+        self.view = memoryview(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.free()
+
+
+class Pool:
+    """Threads that multiply. One call runs at a time; callers from other threads wait.
+
+    All pointers are addresses of contiguous memory that stays valid during the call.
+    """
+
+    def __init__(
+        self, native: Native, library: ctypes.CDLL, handle: ctypes.c_void_p, num_threads: int
+    ) -> None:
+        self.num_threads = num_threads
+        self._native = native
+        self._lock = threading.Lock()
+        self._matmul = library.ktops_matmul
+        self._moe_forward = library.ktops_moe_forward
+        self._handle: ctypes.c_void_p | None = handle
+        # Made once: filling fields is cheaper than making structs.
+        self._matmul_args = MatmulArgs()
+        self._matmul_pointer = ctypes.pointer(self._matmul_args)
+        self._moe_args = MoeArgs()
+        self._moe_pointer = ctypes.pointer(self._moe_args)
+        self._release = weakref.finalize(self, library.ktops_pool_destroy, handle)
+        self._release.atexit = False  # workers end with the process
+
+    def matmul(self, weight: Matrix, x_ptr: int, y_ptr: int, num_tokens: int) -> None:
+        """y[e] = x[e] @ weight[e].T for each of the weight's matrices.
+
+        x: [num_experts, num_tokens, cols] float32, y: [num_experts, num_tokens, rows] float32.
+
+        Raises KtopsError: native-call (bad shape, type or pointer), out-of-memory.
+        """
+        args = self._matmul_args
+        with self._lock:
+            args.weight = weight.struct
+            args.x = x_ptr
+            args.y = y_ptr
+            args.num_tokens = num_tokens
+            status = self._matmul(self._open_handle(), self._matmul_pointer)
+        if status:
+            self._native.check(status, _describe("matmul", weight, num_tokens))
+
+    def moe_forward(
+        self,
+        gate: Matrix,
+        up: Matrix,
+        down: Matrix,
+        x_ptr: int,
+        expert_ids_ptr: int,
+        expert_weights_ptr: int,
+        y_ptr: int,
+        num_tokens: int,
+        top_k: int,
+    ) -> None:
+        """y[t] = sum over k of w[t, k] * down_e(silu(gate_e(x[t])) * up_e(x[t])), e = ids[t, k].
+
+        x, y: [num_tokens, hidden] float32; ids: [num_tokens, top_k] int32, negative ones are
+        skipped; w: [num_tokens, top_k] float32. With one expert and top_k 1, the pointers to ids
+        and weights may both be 0: an ordinary feed-forward network.
+
+        Raises KtopsError: native-call (bad shape, type, pointer or expert id), out-of-memory.
+        """
+        args = self._moe_args
+        with self._lock:
+            args.gate = gate.struct
+            args.up = up.struct
+            args.down = down.struct
+            args.x = x_ptr
+            args.expert_ids = expert_ids_ptr
+            args.expert_weights = expert_weights_ptr
+            args.y = y_ptr
+            args.num_tokens = num_tokens
+            args.top_k = top_k
+            status = self._moe_forward(self._open_handle(), self._moe_pointer)
+        if status:
+            self._native.check(status, _describe("moe_forward", gate, num_tokens))
+
+    def close(self) -> None:
+        """Ends the threads. Closing twice does nothing."""
+        with self._lock:
+            self._handle = None
+            self._release()
+
+    def _open_handle(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise KtopsError("pool-closed", "The threads of this pool have been ended already.")
+        return self._handle
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _describe(call: str, weight: Matrix, num_tokens: int) -> str:
+    return (
+        f"{call} of {num_tokens} tokens with weights of type {weight.type}, "
+        f"[{weight.num_experts}, {weight.rows}, {weight.cols}]"
+    )
