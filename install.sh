@@ -71,10 +71,13 @@ find_python() {
   done
 }
 
-gxx_fits() {
-  local version
-  version=$("${CXX:-g++}" -dumpversion 2>/dev/null) || return 1
-  [ "${version%%.*}" -ge 11 ]
+gxx_fits() { # g++, or one that carries its version in its name
+  local candidate version
+  for candidate in g++ g++-{11..16}; do
+    version=$("$candidate" -dumpversion 2>/dev/null) || continue
+    [ "${version%%.*}" -lt 11 ] || return 0
+  done
+  return 1
 }
 
 python=$(find_python)
@@ -95,7 +98,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     python=$(find_python)
     [ -n "$python" ] || fail "this release of the system has no Python from 3.11 to 3.13" \
       "install one and run: PYTHON=/path/to/python3.12 ./install.sh"
-    gxx_fits || fail "g++ is older than 11" "${sudo}apt-get install -y g++-12 && CXX=g++-12 ./install.sh"
+    gxx_fits || fail "g++ is older than 11" "${sudo}apt-get install -y g++-12 && ./install.sh"
   else
     fail "missing: ${missing[*]} (Python 3.11 to 3.13 with venv, g++ 11 or newer)" \
       "${sudo}apt-get update && ${sudo}apt-get install -y ${missing[*]}     (or: ./install.sh --system)"

@@ -1,14 +1,14 @@
 """Whole models against transformers on the same dequantised weights, in float32.
 
-Prompts are random, but only those count on which the reference decides everything by more than
-rounding errors (`Oracle.margin`): a tie between two experts has no right answer.
+Only those prompts count on which the reference decides everything by more than rounding errors
+(`Oracle.margin`): a tie between two experts has no right answer. Which ones count depends on the
+reference alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,8 +27,16 @@ from ktops_engine.scheduler import Scheduler, SchedulerLimits
 from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
 
 BOUND = 1e-3  # relative L2 of logits
-MARGIN = 3e-4  # rounding errors are a tenth of it
+RANDOM_MARGIN = 3e-4  # of random models; rounding errors are a tenth of it
+DEMO_MARGIN = 4e-5  # a trained router balances its experts, so close choices are common
 NUM_PROMPTS, NUM_STEPS = 8, 64
+QUESTIONS = [
+    "你是谁?", "写一个计算阶乘的 Python 函数", "Who are you?", "12 + 30 = ?", "什么是 KV 缓存?",
+    "Write a Python function that computes the factorial of a number.", "What is GGUF?",
+    "What does ktops doctor do?", "How much memory does DeepSeek-R1 need?", "如何安装 ktops?",
+    "写一个判断质数的函数", "hello", "27 - 9 = ?", "Write a binary search", "什么是专家?",
+    "How do I choose the port?", "100 + 250", "再见", "What is NUMA?", "你会写代码吗?",
+]  # fmt: skip
 
 MODELS = {"v3": (V3, {}), "v2": (V2, {}), "v2-lite": (V2_LITE, {"tied": True})}
 FORMATS = {
@@ -47,21 +55,37 @@ class Case:
     prompts: list[tuple[list[int], list[int]]]
 
 
-def make_case(path: Path, config_folder: Path, num_prompts: int, num_steps: int) -> Case:
-    loaded = load_model(EngineConfig(path, config_folder))
+def make_case(
+    loaded: LoadedModel,
+    candidates: Iterator[list[int]],
+    margin: float,
+    num_prompts: int,
+    num_steps: int,
+) -> Case:
     oracle = Oracle(loaded.gguf, loaded.config)
-    rng = np.random.default_rng(0)
     prompts: list[tuple[list[int], list[int]]] = []
     while len(prompts) < num_prompts:
-        length = int(rng.integers(2, 48))
-        token_ids = rng.integers(3, loaded.config.vocab_size - 20, size=length).tolist()
+        token_ids = next(candidates)
         oracle.margin = float("inf")
         oracle.logits(token_ids)
-        if oracle.margin > MARGIN and (
-            (answer := oracle.greedy(token_ids, num_steps, MARGIN)) is not None
+        if oracle.margin > margin and (
+            (answer := oracle.greedy(token_ids, num_steps, margin)) is not None
         ):
             prompts.append((token_ids, answer))
     return Case(loaded, oracle, prompts)
+
+
+def random_prompts(loaded: LoadedModel) -> Iterator[list[int]]:
+    rng = np.random.default_rng(0)
+    while True:
+        length = int(rng.integers(2, 48))
+        yield rng.integers(3, loaded.config.vocab_size - 20, size=length).tolist()
+
+
+def chat_prompts(loaded: LoadedModel) -> Iterator[list[int]]:
+    for question in QUESTIONS:
+        text = f"<｜begin▁of▁sentence｜><｜User｜>{question}<｜Assistant｜><think>\n"
+        yield loaded.tokenizer.encode(text)
 
 
 @pytest.fixture(scope="module", params=["demo", *MODELS])
@@ -69,11 +93,13 @@ def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, native_build: object
 ) -> Iterator[Case]:
     if request.param == "demo":
-        made = make_case(demo_path(), demo_path(), NUM_PROMPTS, NUM_STEPS)
+        loaded = load_model(EngineConfig(demo_path(), demo_path()))
+        made = make_case(loaded, chat_prompts(loaded), DEMO_MARGIN, NUM_PROMPTS, NUM_STEPS)
     else:
         shape, options = MODELS[request.param]
         tiny = write_tiny_gguf(tmp_path_factory.mktemp("model"), shape, **options)
-        made = make_case(tiny.path, tiny.config_folder, NUM_PROMPTS, NUM_STEPS)
+        loaded = load_model(EngineConfig(tiny.path, tiny.config_folder))
+        made = make_case(loaded, random_prompts(loaded), RANDOM_MARGIN, NUM_PROMPTS, NUM_STEPS)
     yield made
     made.loaded.free()
 
@@ -152,11 +178,12 @@ def test_sequences_that_share_a_step_do_not_disturb_each_other(case):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_form_of_file_gives_the_reference_logits(tmp_path, native_build, name):
     tiny = write_tiny_gguf(tmp_path, V3, **FORMATS[name])
-    case = make_case(tiny.path, tiny.config_folder, num_prompts=2, num_steps=0)
+    loaded = load_model(EngineConfig(tiny.path, tiny.config_folder))
+    case = make_case(loaded, random_prompts(loaded), RANDOM_MARGIN, num_prompts=2, num_steps=0)
     for prompt, _ in case.prompts:
-        ours = all_logits(case.loaded, prompt, [len(prompt)])
+        ours = all_logits(loaded, prompt, [len(prompt)])
         assert relative_l2(ours, case.oracle.logits(prompt)) <= BOUND
-    case.loaded.free()
+    loaded.free()
 
 
 def test_what_is_left_out_or_capped_is_said(tmp_path, native_build):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from ktops_engine.layers.linear import Linear
+from ktops_engine.layers.linear import HeadLinear, Linear
 from ktops_engine.layers.norm import RmsNorm
 from ktops_engine.layers.rotary import attention_scale, rotate
 from ktops_engine.model_config import ModelConfig
@@ -33,8 +33,8 @@ class SequenceInput:
 class AttentionWeights:
     """Weights of one layer. query_a and query_norm are None in models without query compression.
 
-    key_up: [heads, qk_nope_head_dim, kv_lora_rank], value_up: [heads, v_head_dim, kv_lora_rank],
-    both float32.
+    key_up: [heads, kv_lora_rank, qk_nope_head_dim], value_up: [heads, v_head_dim, kv_lora_rank],
+    both float32; `absorb_key` and `absorb_value` multiply with the same matrices, head by head.
     """
 
     query_a: Linear | None
@@ -44,6 +44,8 @@ class AttentionWeights:
     kv_norm: RmsNorm
     key_up: torch.Tensor
     value_up: torch.Tensor
+    absorb_key: HeadLinear
+    absorb_value: HeadLinear
     output: Linear
 
 
@@ -62,7 +64,6 @@ class MlaAttention:
         self._v_dim = config.v_head_dim
         self._scale = attention_scale(config)
         self._value_up_t = weights.value_up.transpose(1, 2)  # [heads, rank, v_head_dim]
-        self._key_up_t = weights.key_up.transpose(1, 2)  # [heads, rank, qk_nope_head_dim]
 
     def __call__(
         self,
@@ -100,11 +101,11 @@ class MlaAttention:
         """q_nope: [1, heads, nope], q_rope: [1, heads, rope], context: [ctx, rank + rope] ->
         [1, heads * v]. The last token sees every row of the context."""
         del start
-        q_latent = torch.bmm(q_nope.transpose(0, 1), self._w.key_up).squeeze(1)  # [heads, rank]
-        query = torch.cat((q_latent, q_rope[0]), dim=-1)
+        q_latent = self._w.absorb_key(q_nope.transpose(0, 1).contiguous())  # [heads, 1, rank]
+        query = torch.cat((q_latent.squeeze(1), q_rope[0]), dim=-1)
         probs = (torch.mm(query, context.t()) * self._scale).softmax(-1)  # [heads, ctx]
         latent = torch.mm(probs, context[:, : self._rank])
-        return torch.bmm(latent.unsqueeze(1), self._value_up_t).view(1, -1)
+        return self._w.absorb_value(latent.unsqueeze(1)).view(1, -1)
 
     def _per_head(
         self, q_nope: torch.Tensor, q_rope: torch.Tensor, context: torch.Tensor, start: int
@@ -112,7 +113,7 @@ class MlaAttention:
         """q_nope: [new, heads, nope], q_rope: [new, heads, rope], context: [ctx, rank + rope] ->
         [new, heads * v]. Token i sees the context up to row start + i."""
         latent, k_rope = context[:, : self._rank], context[:, self._rank :]
-        k_nope = torch.matmul(latent, self._key_up_t)  # [heads, ctx, nope]
+        k_nope = torch.matmul(latent, self._w.key_up)  # [heads, ctx, nope]
         value = torch.matmul(latent, self._value_up_t)  # [heads, ctx, v]
         key = torch.cat((k_nope, k_rope.expand(self._heads, -1, -1)), dim=-1)
         query = torch.cat((q_nope, q_rope), dim=-1).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""Quantised linear layers, computed by the native library from the bytes of the file."""
+"""Linear layers, computed by the native library from the weights as the file has them."""
 
 from __future__ import annotations
 
@@ -20,4 +20,23 @@ class Linear:
         x_ptr = float32_ptr(x, self._weight.cols)
         y = torch.empty(x.shape[0], self._weight.rows)
         self._pool.matmul(self._weight, x_ptr, y.data_ptr(), x.shape[0])
+        return y
+
+
+class HeadLinear:
+    """y[h] = x[h] @ W[h]^T for one matrix a head."""
+
+    def __init__(self, pool: Pool, weight: Matrix) -> None:
+        self._pool = pool
+        self._weight = weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [heads, tokens, cols] float32 -> [heads, tokens, rows] float32."""
+        weight = self._weight
+        heads, num_tokens, _ = x.shape
+        if heads != weight.num_experts:
+            raise ValueError(f"expected {weight.num_experts} heads, got {heads}")
+        x_ptr = float32_ptr(x.view(heads * num_tokens, -1), weight.cols)
+        y = torch.empty(heads, num_tokens, weight.rows)
+        self._pool.matmul(weight, x_ptr, y.data_ptr(), num_tokens)
         return y

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch.nn import functional
 
 
 class RmsNorm:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, 2019, arXiv:1910.07467).
+
+    Computed as x * (weight * sqrt(n)) / hypot(|x|, sqrt(n * eps)): four operations, where torch's
+    own takes more than twice as long on the single rows of a decode.
+    """
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
-        self._weight = weight
-        self._shape = (weight.shape[0],)
-        self._eps = eps
+        size = weight.shape[0]
+        self._weight = weight * math.sqrt(size)
+        self._floor = torch.tensor(math.sqrt(size * eps))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, size] float32 -> the same shape."""
-        return functional.rms_norm(x, self._shape, self._weight, self._eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * (self._weight / torch.hypot(length, self._floor))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ktops_engine.gguf import GgufModel
+from ktops_engine.gguf import GgufModel, QuantType
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.layers.attention import AttentionWeights, MlaAttention, SequenceInput
-from ktops_engine.layers.linear import Linear
+from ktops_engine.layers.linear import HeadLinear, Linear
 from ktops_engine.layers.norm import RmsNorm
 from ktops_engine.layers.rotary import Rotary
 from ktops_engine.layers.router import Router
@@ -115,7 +115,7 @@ def _attention(weights: Weights, config: ModelConfig, pool: Pool, block: str) ->
         return RmsNorm(weights.float32(f"{block}{name}.weight"), config.rms_norm_eps)
 
     compressed = config.q_lora_rank is not None
-    key_up, value_up = _kv_up(weights, config, block)
+    key_up, value_up, absorb_key, absorb_value = _kv_up(weights, config, block)
     return MlaAttention(
         AttentionWeights(
             query_a=linear("attn_q_a") if compressed else None,
@@ -125,22 +125,40 @@ def _attention(weights: Weights, config: ModelConfig, pool: Pool, block: str) ->
             kv_norm=norm("attn_kv_a_norm"),
             key_up=key_up,
             value_up=value_up,
+            absorb_key=HeadLinear(pool, absorb_key),
+            absorb_value=HeadLinear(pool, absorb_value),
             output=linear("attn_output"),
         ),
         config,
     )
 
 
-def _kv_up(weights: Weights, config: ModelConfig, block: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Key and value up-projection, from the old form (one matrix) or the new one (two, the key's
-    transposed): [heads, nope, rank] and [heads, v, rank] float32."""
-    if f"{block}attn_kv_b.weight" in weights:
-        both = weights.float32(f"{block}attn_kv_b.weight")
-        both = both.view(config.num_attention_heads, -1, config.kv_lora_rank)
-        nope = config.qk_nope_head_dim
-        return both[:, :nope].contiguous(), both[:, nope:].contiguous()
-    key_up = weights.float32(f"{block}attn_k_b.weight").transpose(1, 2)
-    return key_up.contiguous(), weights.float32(f"{block}attn_v_b.weight")
+def _kv_up(
+    weights: Weights, config: ModelConfig, block: str
+) -> tuple[torch.Tensor, torch.Tensor, Matrix, Matrix]:
+    """Key and value up-projection, [heads, rank, nope] and [heads, v, rank]: float32 for prompts,
+    and as matrices for single tokens.
+
+    The new form of the file has just these two, quantised; the old form is one matrix with the
+    key's part the other way round, from which float32 ones are made.
+    """
+    key, value = f"{block}attn_k_b.weight", f"{block}attn_v_b.weight"
+    if key in weights:
+        return (
+            weights.float32(key), weights.float32(value), weights.matrix(key), weights.matrix(value)
+        )  # fmt: skip
+    both = weights.float32(f"{block}attn_kv_b.weight")
+    both = both.view(config.num_attention_heads, -1, config.kv_lora_rank)
+    nope = config.qk_nope_head_dim
+    key_up = both[:, :nope].transpose(1, 2).contiguous()
+    value_up = both[:, nope:].contiguous()
+    return key_up, value_up, _float32_matrix(key_up), _float32_matrix(value_up)
+
+
+def _float32_matrix(tensor: torch.Tensor) -> Matrix:
+    """A view of [heads, rows, cols] float32; the tensor must outlive it."""
+    heads, rows, cols = tensor.shape
+    return Matrix(tensor.data_ptr(), QuantType.F32, rows, cols, heads)
 
 
 def _dense(weights: Weights, config: ModelConfig, pool: Pool, block: str) -> FeedForward:
