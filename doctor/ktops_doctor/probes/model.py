@@ -14,9 +14,8 @@ def say(**facts: object) -> None:
 
 
 def look(argument: str) -> None:
-    from ktops_engine.model_config import resolve_model_config
-
     from ktops_engine.gguf import open_gguf
+    from ktops_engine.model_config import resolve_model_config
 
     if argument == "demo":
         from ktops_engine.demo import demo_path
