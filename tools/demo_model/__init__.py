@@ -1,0 +1,1 @@
+"""How the embedded model `demo` is made: corpus, tokenizer, training, quantisation, export."""
