@@ -9,8 +9,9 @@ constexpr size_t kTileBytes = size_t{2} << 20; // beyond it the records of a til
 constexpr size_t kJobsPerThread = 8;
 constexpr size_t kSmallestJobBytes = size_t{16} << 10;
 
-// Below this a thread finishes about as early alone as with sleeping helpers.
-constexpr double kSmallJobNs = 8'000;
+// Below this a thread finishes as early alone: waking another takes tens of microseconds, more on
+// a virtual machine.
+constexpr double kSmallJobNs = 30'000;
 constexpr double kBytesPerNs = 20, kProductsPerNs = 100; // of one core, roughly
 
 } // namespace
