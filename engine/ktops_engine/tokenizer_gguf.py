@@ -83,8 +83,10 @@ def rebuild_tokenizer(gguf: GgufModel) -> tokenizers.Tokenizer:
     vocab = {token: id for id, token in enumerate(tokens) if types[id] in known}
     if len(vocab) != sum(kind in known for kind in types):
         raise _invalid(gguf, "a token appears twice in its vocabulary")
+    # A merge into a token that does not exist can never apply; synthetic files hold such ones.
+    merges = [pair for pair in _merges(gguf) if "".join(pair) in vocab]
     try:
-        inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=_merges(gguf)))
+        inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:
         raise _invalid(gguf, f"its merges do not fit its tokens ({error})") from error
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -294,7 +294,11 @@ def test_the_pre_tokenizer_of_deepseek_v3_groups_digits_in_threes(
         ({"token_type": np.array([1])}, "tokenizer-invalid", "one number per token"),
         ({"merges": None}, "tokenizer-invalid", "merges"),
         ({"merges": ["ab"]}, "tokenizer-invalid", "'ab' is not two tokens"),
-        ({"merges": ["zz qq"]}, "tokenizer-invalid", "do not fit"),
+        (
+            {"tokens": ["a", "zq"], "token_type": None, "merges": ["z q"]},
+            "tokenizer-invalid",
+            "do not fit",
+        ),
     ],
 )
 def test_a_vocabulary_that_cannot_be_rebuilt_is_one_message(
@@ -304,6 +308,15 @@ def test_a_vocabulary_that_cannot_be_rebuilt_is_one_message(
     assert error.code == code
     assert expected in error.message
     assert "--model-path" in error.hint
+
+
+def test_a_merge_into_a_token_that_does_not_exist_is_ignored(
+    gguf: GgufModel, rebuilt: Tokenizer
+) -> None:
+    merges = [*gguf.metadata["tokenizer.ggml.merges"], "zz qq"]
+    tokenizer = load_tokenizer(with_metadata(gguf, merges=merges), None)
+    text = "the quick brown fox 你好 123"
+    assert tokenizer.encode(text) == rebuilt.encode(text)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": "1.0"}', "<html>"])
