@@ -13,6 +13,7 @@ import typer
 from ktops.chat_client import ChatClient
 from ktops.commandline import output_of
 from ktops.conversation import Conversation, Sampling, answer_once, converse
+from ktops.options import CpuInfer, CtxSize, GgufPath, ModelPath
 from ktops.output import Mode, Output
 from ktops.settings import Settings, load_settings
 from ktops_engine.errors import EXIT_USAGE, KtopsError
@@ -56,22 +57,10 @@ def chat(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest answer, in tokens.", show_default=False)
     ] = None,
-    cpu_infer: Annotated[
-        int | None,
-        typer.Option(help="CPU threads for the experts; default: one a core.", show_default=False),
-    ] = None,
-    ctx_size: Annotated[
-        int | None,
-        typer.Option(help="Tokens of prompt and answer together.", show_default=False),
-    ] = None,
-    gguf_path: Annotated[
-        Path | None,
-        typer.Option(help="Weights: a GGUF file or its folder.", show_default=False),
-    ] = None,
-    model_path: Annotated[
-        Path | None,
-        typer.Option(help="Folder with config.json and tokenizer.json.", show_default=False),
-    ] = None,
+    cpu_infer: CpuInfer = None,
+    ctx_size: CtxSize = None,
+    gguf_path: GgufPath = None,
+    model_path: ModelPath = None,
     api_key: Annotated[
         str | None, typer.Option(help="Key that the server asks for.", show_default=False)
     ] = None,

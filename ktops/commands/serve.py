@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ktops.commandline import output_of
 from ktops.hub.choose import ModelChoice, choose_model
+from ktops.options import CpuInfer, CtxSize, GgufPath, ModelPath
 from ktops.output import Output
 from ktops.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, load_settings
 
@@ -36,10 +36,7 @@ def serve(
             metavar="MODEL", help="A name that `ktops models` lists.", show_default=False
         ),
     ] = None,
-    cpu_infer: Annotated[
-        int | None,
-        typer.Option(help="CPU threads for the experts; default: one a core.", show_default=False),
-    ] = None,
+    cpu_infer: CpuInfer = None,
     host: Annotated[
         str | None,
         typer.Option(help=f"Address to listen on; default: {DEFAULT_HOST}.", show_default=False),
@@ -52,18 +49,9 @@ def serve(
         int | None,
         typer.Option(help="Longest answer when a request sets no limit.", show_default=False),
     ] = None,
-    ctx_size: Annotated[
-        int | None,
-        typer.Option(help="Tokens of prompt and answer together.", show_default=False),
-    ] = None,
-    gguf_path: Annotated[
-        Path | None,
-        typer.Option(help="Weights: a GGUF file or its folder.", show_default=False),
-    ] = None,
-    model_path: Annotated[
-        Path | None,
-        typer.Option(help="Folder with config.json and tokenizer.json.", show_default=False),
-    ] = None,
+    ctx_size: CtxSize = None,
+    gguf_path: GgufPath = None,
+    model_path: ModelPath = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name that clients use for the model.", show_default=False)
     ] = None,
