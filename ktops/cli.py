@@ -14,6 +14,7 @@ import typer
 
 from ktops.commandline import CommandSpec, LazyGroup
 from ktops.output import Mode, Output
+from ktops.shell_completion import COMPLETE_VARIABLE, enable_completion
 from ktops_engine.errors import EXIT_FAILED, EXIT_USAGE, KtopsError
 
 EXIT_INTERRUPTED = 130
@@ -36,10 +37,22 @@ COMMANDS = (
         "chat", "Start here", "Talk to a model in this terminal.", "ktops.commands.chat:chat"
     ),
     CommandSpec(
+        "download",
+        "Operate",
+        "Fetch a model, resumable, and prove that it is whole.",
+        "ktops.commands.download:download",
+    ),
+    CommandSpec(
         "build",
         "Operate",
         "Build the native kernels for this machine.",
         "ktops.commands.build:build",
+    ),
+    CommandSpec(
+        "config",
+        "Operate",
+        "Show and change the settings.",
+        "ktops.commands.config:COMMANDS",
     ),
     CommandSpec(
         "models",
@@ -54,6 +67,12 @@ COMMANDS = (
         "ktops.commands.env:env",
     ),
     CommandSpec("version", "Inspect", "Print the version.", "ktops.commands.version:version"),
+    CommandSpec(
+        "completion",
+        "Inspect",
+        "Print the completion script of a shell.",
+        "ktops.commands.completion:completion",
+    ),
 )
 
 EXAMPLES = (
@@ -136,8 +155,8 @@ def build_command() -> LazyGroup:
 
 
 def _invoke(args: Sequence[str]) -> int:
-    if not args:
-        args = ["--help"]
+    if os.environ.get(COMPLETE_VARIABLE):
+        enable_completion()
     status = build_command().main(args=args, prog_name="ktops", standalone_mode=False)
     return status if isinstance(status, int) else 0
 

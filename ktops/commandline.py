@@ -36,7 +36,8 @@ Example = tuple[str, str]
 class CommandSpec:
     """A command that is imported only when it is used.
 
-    `target` reads "module:function"; the module's EXAMPLES close the command's help.
+    `target` reads "module:function"; the module's EXAMPLES close the command's help. A target that
+    is a tuple of specs makes a group, its summary the first line of its help.
     """
 
     name: str
@@ -83,20 +84,24 @@ class KtopsCommand(_CommonOptions, TyperCommand):
 
 
 class LazyGroup(_CommonOptions, TyperGroup):
-    """The `ktops` command: knows its commands by their specs, imports the one that is asked for."""
+    """A command with commands below it: knows them by their specs, imports the one asked for."""
 
     def __init__(
         self,
         specs: Sequence[CommandSpec],
         *,
         examples: Sequence[Example],
-        exit_codes: str,
+        exit_codes: str = "",
         **attrs: Any,
     ) -> None:
         super().__init__(context_settings=CONTEXT_SETTINGS, rich_markup_mode=None, **attrs)
         self.specs = {spec.name: spec for spec in specs}
         self.examples = examples
         self.exit_codes = exit_codes
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        bare = not args and not ctx.resilient_parsing
+        return super().parse_args(ctx, ["--help"] if bare else args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.specs)
@@ -105,16 +110,27 @@ class LazyGroup(_CommonOptions, TyperGroup):
         spec = self.specs.get(cmd_name)
         return _load_command(spec) if spec else None
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        from typer._click.shell_completion import CompletionItem
+
+        # TyperGroup's own would import every command to ask for its help.
+        names = [
+            CompletionItem(spec.name, help=spec.summary)
+            for spec in self.specs.values()
+            if spec.name.startswith(incomplete)
+        ]
+        return names + super(TyperGroup, self).shell_complete(ctx, incomplete)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
-        if name in self.specs or name.startswith("-"):
+        if name in self.specs or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         close = get_close_matches(name, self.specs, n=1, cutoff=0.5)
         guess = f"; did you mean {close[0]!r}?" if close else ""
         raise KtopsError(
             "unknown-command",
-            f"ktops has no command {name!r}{guess}",
-            f"ktops {close[0]} --help" if close else "ktops --help",
+            f"{ctx.command_path} has no command {name!r}{guess}",
+            " ".join([ctx.command_path, *close, "--help"]),
             exit_status=EXIT_USAGE,
         )
 
@@ -130,23 +146,33 @@ class LazyGroup(_CommonOptions, TyperGroup):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         _write_examples(formatter, self.examples)
-        _write_heading(formatter, "Exit codes")
+        if self.exit_codes:
+            _write_heading(formatter, "Exit codes")
         for line in self.exit_codes.splitlines():
             formatter.write(f"  {line}\n")
 
 
-def _load_command(spec: CommandSpec) -> KtopsCommand:
-    module_name, function_name = spec.target.split(":")
+def _load_command(spec: CommandSpec) -> KtopsCommand | LazyGroup:
+    module_name, target_name = spec.target.split(":")
     module = importlib.import_module(module_name)
+    target = getattr(module, target_name)
+    if isinstance(target, tuple):
+        return LazyGroup(
+            target, examples=_examples(module, spec), name=spec.name, help=spec.summary
+        )
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(spec.name, cls=KtopsCommand, context_settings=CONTEXT_SETTINGS)(
-        getattr(module, function_name)
-    )
+    app.command(spec.name, cls=KtopsCommand, context_settings=CONTEXT_SETTINGS)(target)
     command = typer.main.get_command(app)
     if not isinstance(command, KtopsCommand):
         raise TypeError(f"{spec.target} is not a command")
-    command.examples = module.EXAMPLES
+    command.examples = _examples(module, spec)
     return command
+
+
+def _examples(module: Any, spec: CommandSpec) -> Sequence[Example]:
+    """The examples of a command; a module of several commands holds them by name."""
+    examples: Sequence[Example] | dict[str, Sequence[Example]] = module.EXAMPLES
+    return examples[spec.name] if isinstance(examples, dict) else examples
 
 
 def _common_options(

@@ -64,7 +64,10 @@ def _text(raw: object, base: Path) -> str:
 def _path(raw: object, base: Path) -> Path:
     if not isinstance(raw, str | Path) or not str(raw):
         raise ValueError("a path")
-    return base / Path(raw).expanduser()
+    try:
+        return base / Path(raw).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise ValueError("a path; that home folder does not exist") from error
 
 
 def _integer(low: int, high: int | None = None) -> Callable[[object, Path], int]:
@@ -94,6 +97,40 @@ _SETTINGS = (
     _Setting("max_new_tokens", "KTOPS_MAX_NEW_TOKENS", _integer(1)),
     _Setting("api_key", "KTOPS_API_KEY", _text),
 )
+SETTING_NAMES = tuple(setting.name for setting in _SETTINGS)
+SECRETS = frozenset({"api_key"})  # never printed, unless asked for by name
+
+
+def user_config_file() -> Path:
+    """The user's configuration file, whether it exists or not."""
+    import platformdirs
+
+    return platformdirs.user_config_path("ktops") / USER_CONFIG_FILE
+
+
+def setting_name(text: str) -> str:
+    """The setting that `text` names, with dashes or underscores.
+
+    Raises KtopsError "unknown-setting", with the one that was probably meant.
+    """
+    name = text.replace("-", "_")
+    if name in SETTING_NAMES:
+        return name
+    raise KtopsError(
+        "unknown-setting",
+        f"ktops has no setting {text!r}{_guess(text)}",
+        "ktops config show",
+        exit_status=EXIT_USAGE,
+    )
+
+
+def parse_setting(name: str, raw: object, *, label: str, base: Path) -> object:
+    """The value of a setting as `Settings` holds it; a relative path starts from `base`.
+
+    Raises KtopsError "invalid-setting" (wrong type or range), its message starting with `label`.
+    """
+    (setting,) = (setting for setting in _SETTINGS if setting.name == name)
+    return _parse(setting, raw, label, base, f"ktops config set {name} VALUE")
 
 
 def load_settings(**flags: object) -> Settings:
@@ -107,7 +144,7 @@ def load_settings(**flags: object) -> Settings:
         flags,
         environ=os.environ,
         folder=Path.cwd(),
-        config_dir=platformdirs.user_config_path("ktops"),
+        config_dir=user_config_file().parent,
         data_dir=platformdirs.user_data_path("ktops"),
     )
 
@@ -135,7 +172,7 @@ def resolve_settings(
         if found is None:
             continue
         raw, origin, label, base = found
-        values[setting.name] = _parse(setting, raw, label, base or folder)
+        values[setting.name] = _parse(setting, raw, label, base or folder, f"change {label}")
         origins[setting.name] = origin
     return Settings(origins=MappingProxyType(origins), **values)  # type: ignore[arg-type]
 
@@ -165,23 +202,29 @@ def _lookup(
     return None
 
 
-def _parse(setting: _Setting, raw: object, label: str, base: Path) -> object:
+def _parse(setting: _Setting, raw: object, label: str, base: Path, hint: str) -> object:
     try:
         return setting.parse(raw, base)
     except ValueError as error:
+        found = label if setting.name in SECRETS else f"{label} is {raw!r}: it"
         raise KtopsError(
             "invalid-setting",
-            f"{label} is {raw!r}: it must be {error}",
-            f"change {label}",
+            f"{found} must be {error}",
+            hint,
             exit_status=EXIT_USAGE,
         ) from error
 
 
-def _read_config(path: Path) -> _ConfigFile:
+def read_config_text(path: Path) -> tuple[str, dict[str, object]]:
+    """A configuration file as text and as values; a file that does not exist is empty.
+
+    Raises KtopsError "invalid-config" when it cannot be read or is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        return text, tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError):
-        return _ConfigFile(path, {})
+        return "", {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KtopsError(
             "invalid-config",
@@ -196,19 +239,21 @@ def _read_config(path: Path) -> _ConfigFile:
             f"ls -l {path}",
             exit_status=EXIT_USAGE,
         ) from error
-    known = [setting.name for setting in _SETTINGS]
+
+
+def _read_config(path: Path) -> _ConfigFile:
+    _, values = read_config_text(path)
     for key in values:
-        if key not in known:
-            raise _unknown_key(path, key, known)
+        if key not in SETTING_NAMES:
+            raise KtopsError(
+                "invalid-config",
+                f"{path} sets {key!r}, which is no setting of ktops{_guess(key)}",
+                f"rename or remove {key!r} in {path}; the settings are {', '.join(SETTING_NAMES)}",
+                exit_status=EXIT_USAGE,
+            )
     return _ConfigFile(path, values)
 
 
-def _unknown_key(path: Path, key: str, known: list[str]) -> KtopsError:
-    close = get_close_matches(key.replace("-", "_"), known, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return KtopsError(
-        "invalid-config",
-        f"{path} sets {key!r}, which is no setting of ktops{guess}",
-        f"rename or remove {key!r} in {path}; the settings are {', '.join(known)}",
-        exit_status=EXIT_USAGE,
-    )
+def _guess(key: str) -> str:
+    close = get_close_matches(key.replace("-", "_"), SETTING_NAMES, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ktops.hub.catalogue import DEMO, find_entry
-from ktops.hub.store import State, StoredModel, fetch_commands, inspect_model, inspect_models
+from ktops.hub.store import State, StoredModel, fetch_command, inspect_model, inspect_models
 from ktops.settings import Settings
 from ktops_engine.errors import KtopsError
 
@@ -61,7 +61,7 @@ def choose_model(
 
 
 def _stored(alias: str, reason: str, settings: Settings, model_path: Path | None) -> ModelChoice:
-    """The catalogue model `alias`, refused with the commands that fetch it when it is not whole."""
+    """The catalogue model `alias`, refused with what fetches it when it is not whole."""
     model = inspect_model(find_entry(alias), settings.models_dir)
     if model.state is State.COMPLETE:
         return _choice(model, reason, model_path)
@@ -69,11 +69,11 @@ def _stored(alias: str, reason: str, settings: Settings, model_path: Path | None
         raise KtopsError(
             "demo-missing",
             f"the demo model is not whole in {model.folder}: {model.problem or 'no weights there'}",
-            "pip install --force-reinstall --no-deps ktops",
+            fetch_command(model.entry, settings),
         )
     hint = "\n".join(
         (
-            *fetch_commands(model.entry, settings.models_dir),
+            fetch_command(model.entry, settings),
             "ktops serve --gguf-path FOLDER   (for files that lie elsewhere)",
         )
     )
@@ -105,8 +105,7 @@ def _check_model_path(model_path: Path | None) -> None:
         raise KtopsError(
             "no-such-path",
             f"--model-path {model_path} is no folder here; ktops reads local folders only",
-            f"hf download {model_path} --exclude '*.safetensors' --exclude '*.py' "
-            f"--local-dir {model_path.name}",
+            f"ktops download hf:{model_path} --to {model_path.name}",
         )
     raise _no_such_path("--model-path", model_path)
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ktops.hub.catalogue import DEMO, CatalogueEntry, load_catalogue
+from ktops.settings import Settings
 from ktops_engine.errors import KtopsError
 
 CONFIG_FOLDER = "config"
@@ -79,20 +80,14 @@ def inspect_model(entry: CatalogueEntry, models_dir: Path) -> StoredModel:
     )
 
 
-def fetch_commands(entry: CatalogueEntry, models_dir: Path) -> list[str]:
-    """The shell commands that put `entry` where ktops looks; a second run resumes."""
-    folder = models_dir / entry.alias
-    commands = []
-    if entry.weights_repo:
-        include = [part for pattern in entry.patterns for part in ("--include", pattern)]
-        commands.append(
-            ["hf", "download", entry.weights_repo, *include, "--local-dir", str(folder)]
-        )
-    if entry.config_repo:
-        exclude = ["--exclude", "*.safetensors", "--exclude", "*.py"]
-        target = ["--local-dir", str(folder / CONFIG_FOLDER)]
-        commands.append(["hf", "download", entry.config_repo, *exclude, *target])
-    return [shlex.join(command) for command in commands]
+def fetch_command(entry: CatalogueEntry, settings: Settings) -> str:
+    """The shell command that makes `entry` whole where these settings look for it."""
+    if entry.alias == DEMO:
+        return "pip install --force-reinstall --no-deps ktops"
+    command = ["ktops", "download", entry.alias]
+    if settings.origins.get("models_dir") == "--models-dir":
+        command += ["--models-dir", str(settings.models_dir)]
+    return shlex.join(command)
 
 
 def _demo_folder() -> Path:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from ktops.cli import COMMANDS
+from ktops.commands import config
 
 GOLDEN = Path(__file__).parent / "golden"
 OWN = [spec.name for spec in COMMANDS if spec.name != "doctor"]
+OWN += [f"config {spec.name}" for spec in config.COMMANDS]
 
 
 def assert_golden(name: str, text: str) -> None:
@@ -26,10 +28,10 @@ def test_help_is_the_stored_text(ktops, command):
     ran = ktops(*command.split(), "--help")
     assert ran.status == 0
     assert ran.stderr == ""
-    assert_golden(f"help-{command or 'ktops'}", ran.stdout)
+    assert_golden(f"help-{command.replace(' ', '-') or 'ktops'}", ran.stdout)
 
 
-@pytest.mark.parametrize("command", ["", *(spec.name for spec in COMMANDS)])
+@pytest.mark.parametrize("command", ["", "doctor", *OWN])
 def test_every_help_fits_80_columns_and_shows_examples(ktops, command):
     ran = ktops(*command.split(), "-h")
     assert ran.status == 0

@@ -30,7 +30,17 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["version"], ["serve", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["version"],
+        ["serve", "--help"],
+        ["config"],
+        ["config", "show", "-h"],
+    ],
+)
 def test_nothing_heavy_is_imported(args):
     done = subprocess.run([sys.executable, "-c", PROBE, *args], capture_output=True, text=True)
     assert done.returncode == 0

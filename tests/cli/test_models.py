@@ -8,7 +8,7 @@ import pytest
 
 from ktops.hub.catalogue import find_entry, load_catalogue
 from ktops.hub.choose import choose_model
-from ktops.hub.store import State, fetch_commands, inspect_model
+from ktops.hub.store import State, fetch_command, inspect_model
 from ktops.settings import Settings
 from ktops_engine.demo import demo_path
 from ktops_engine.errors import KtopsError
@@ -92,17 +92,12 @@ def test_a_download_without_a_finished_file_is_incomplete(models_dir):
     assert inspect_model(find_entry("r1-q4km"), models_dir).state is State.INCOMPLETE
 
 
-def test_fetch_commands_put_files_where_ktops_looks_and_survive_a_shell():
-    weights, config = fetch_commands(find_entry("r1-q4km"), Path("/data/my models"))
-    assert weights == (
-        "hf download unsloth/DeepSeek-R1-GGUF --include '*R1-Q4_K_M*' "
-        "--local-dir '/data/my models/r1-q4km'"
-    )
-    assert config == (
-        "hf download deepseek-ai/DeepSeek-R1 --exclude '*.safetensors' --exclude '*.py' "
-        "--local-dir '/data/my models/r1-q4km/config'"
-    )
-    assert fetch_commands(find_entry("demo"), Path("/data")) == []
+def test_the_fetch_command_names_a_folder_that_only_a_flag_named_and_survives_a_shell():
+    entry = find_entry("r1-q4km")
+    folder = Path("/data/my models")
+    assert fetch_command(entry, Settings(folder)) == "ktops download r1-q4km"
+    by_flag = Settings(folder, origins={"models_dir": "--models-dir"})
+    assert fetch_command(entry, by_flag).endswith(" r1-q4km --models-dir '/data/my models'")
 
 
 def test_with_nothing_downloaded_the_demo_is_taken(models_dir):
@@ -147,12 +142,12 @@ def test_a_given_config_folder_beats_the_stored_one(models_dir, put):
     assert choose(models_dir, "v2-lite-q4km", model_path=demo_path()).model_path == demo_path()
 
 
-def test_a_known_model_that_is_absent_comes_with_the_commands_that_fetch_it(models_dir):
+def test_a_known_model_that_is_absent_comes_with_the_command_that_fetches_it(models_dir):
     with pytest.raises(KtopsError) as caught:
         choose(models_dir, "r1-q4km")
     assert caught.value.code == "model-not-downloaded"
     assert str(models_dir / "r1-q4km") in caught.value.message
-    assert caught.value.hint.splitlines()[0].startswith("hf download unsloth/DeepSeek-R1-GGUF")
+    assert caught.value.hint.splitlines()[0].startswith("ktops download r1-q4km")
     assert "--gguf-path" in caught.value.hint
 
 
@@ -168,7 +163,10 @@ def test_an_incomplete_model_says_what_is_missing(models_dir, put):
     [
         ({"gguf_path": Path("/nowhere/x.gguf")}, "ls /nowhere"),
         ({"model_path": Path("/nowhere/at/all")}, "ls /nowhere/at"),
-        ({"model_path": Path("deepseek-ai/DeepSeek-R1")}, "hf download deepseek-ai/DeepSeek-R1"),
+        (
+            {"model_path": Path("deepseek-ai/DeepSeek-R1")},
+            "ktops download hf:deepseek-ai/DeepSeek-R1",
+        ),
         ({"model_path": Path("/tmp")}, "config.json"),
     ],
 )
@@ -190,7 +188,7 @@ def test_models_lists_every_state(ktops, models_dir, put, monkeypatch):
     assert "* v2-lite-q4km" in ran.stdout
     assert "not downloaded" in ran.stdout
     assert "r1-q4km is incomplete: " in ran.stdout
-    assert "  Fix: hf download unsloth/DeepSeek-R1-GGUF" in ran.stdout
+    assert "  Fix: ktops download r1-q4km" in ran.stdout
     assert ktops("models", "-q").stdout == "v2-lite-q4km\ndemo\n"
 
 

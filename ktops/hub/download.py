@@ -1,0 +1,192 @@
+"""Carries out a download: several files at once, each verified before it gets its name."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from ktops.hub.digests import SHA256, STATE_FOLDER, Digest, Ledger, digest_file
+from ktops.hub.errors import RESUME, write_failed
+from ktops.hub.partial import PartialFile, Stopped, partial_path
+from ktops.hub.planning import DownloadPlan, Item, Step
+from ktops_engine.errors import KtopsError
+
+LOCK_FILE = "lock"
+STOP_TIMEOUT_S = 1.0
+ATTEMPTS = 2  # a body that arrives spoilt is fetched once more
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Told from any thread: bytes fetched (negative when a file starts over), bytes read to
+    verify, a file that is whole, and remarks."""
+
+    on_bytes: Callable[[int], None]
+    on_verified_bytes: Callable[[int], None]
+    on_file: Callable[[Item], None]
+    on_note: Callable[[str], None]
+
+
+def run_plan(plan: DownloadPlan, workers: int, listener: Listener) -> None:
+    """Make every file of `plan` whole. Call inside `locked`, with a plan made inside it.
+
+    Raises KtopsError: "checksum-mismatch" when a file arrives spoilt twice, the codes of
+    `ktops.hub.errors`, and those of the GGUF reader for weights that are none. Whatever ends it,
+    what has arrived stays and the next run goes on from there.
+    """
+    work = _Work(plan, listener)
+    queue = sorted(
+        (item for item in plan.items if item.step is not Step.DONE),
+        key=lambda item: (item.name.endswith(".gguf"), item.name),
+    )
+    if queue:
+        work.run(queue, workers)
+    _check_weights(plan)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the only right to write to `root`; the system takes it back when the process dies.
+
+    Raises KtopsError "download-running", "write-failed".
+    """
+    try:
+        folder = root / STATE_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise write_failed(error, root) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise KtopsError(
+                "download-running",
+                f"another download is writing to {root}",
+                f"wait for it, or see who it is: fuser -v {folder / LOCK_FILE}",
+            ) from error
+        yield
+
+
+class _Work:
+    """The state that the threads of one download share."""
+
+    def __init__(self, plan: DownloadPlan, listener: Listener) -> None:
+        self._plan = plan
+        self._listener = listener
+        self._ledger = Ledger(plan.root)
+        self._stop = threading.Event()
+        self._first_weights = plan.weights[0].name if plan.weights else None
+
+    def run(self, items: list[Item], workers: int) -> None:
+        """Settle `items` in order on `workers` threads; the first error ends it."""
+        waiting: SimpleQueue[Item] = SimpleQueue()
+        results: SimpleQueue[Exception | None] = SimpleQueue()
+        for item in items:
+            waiting.put(item)
+        # Daemons, so that Ctrl-C need not wait for a connection that has gone silent: whatever a
+        # thread leaves behind is what a killed process leaves, and the next run goes on from it.
+        threads = [
+            threading.Thread(target=self._work, args=(waiting, results), daemon=True)
+            for _ in range(min(workers, len(items)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in items:
+                error = results.get()
+                if error is not None:
+                    raise error
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(STOP_TIMEOUT_S)
+
+    def _work(self, waiting: SimpleQueue[Item], results: SimpleQueue[Exception | None]) -> None:
+        while not self._stop.is_set():
+            try:
+                item = waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                self._settle(item)
+                results.put(None)
+            except Exception as error:  # noqa: BLE001 - the main thread raises it
+                results.put(error)
+
+    def _settle(self, item: Item) -> None:
+        """Bring one file to its place, verified and remembered."""
+        try:
+            if item.step is Step.CHECK and self._is_right(item):
+                self._listener.on_file(item)
+                return
+            for attempt in range(ATTEMPTS):
+                if self._fetch(item):
+                    break
+                if attempt + 1 < ATTEMPTS:
+                    self._listener.on_note(f"{item.name} arrived spoilt; fetching it again")
+            else:
+                raise KtopsError(
+                    "checksum-mismatch",
+                    f"{item.name} arrived {ATTEMPTS} times with other bytes than "
+                    f"{self._plan.hub.name} announces for it",
+                    f"another hub or network may do better: --source, --endpoint; then {RESUME}",
+                )
+            self._check_first_shard(item)
+            self._listener.on_file(item)
+        except OSError as error:
+            raise write_failed(error, self._plan.root) from error
+
+    def _is_right(self, item: Item) -> bool:
+        """Read a file that lies here already; remove it when it is not what the hub has."""
+        path = self._plan.root / item.name
+        wanted = item.file.digest
+        digest = digest_file(path, wanted.algorithm if wanted else SHA256, self._count_verified)
+        if wanted in (None, digest):
+            self._ledger.record(item.name, digest)
+            return True
+        self._listener.on_note(f"{item.name} is spoilt; fetching it again")
+        self._listener.on_bytes(-item.file.size)
+        self._ledger.forget(item.name)
+        path.unlink()
+        return False
+
+    def _count_verified(self, count: int) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._listener.on_verified_bytes(count)
+
+    def _fetch(self, item: Item) -> bool:
+        """Fetch what is missing; False when the whole has the wrong digest, and is dropped."""
+        path = partial_path(self._plan.root, item.name, item.file)
+        on_bytes = self._listener.on_bytes
+        with PartialFile(path, item.file, on_bytes=on_bytes, stop=self._stop) as partial:
+            if partial.size < item.file.size:
+                self._plan.hub.fetch(item.listing, item.file, partial)
+            digest: Digest = partial.digest()
+            if partial.size != item.file.size or item.file.digest not in (None, digest):
+                partial.restart()
+                return False
+            partial.move_to(self._plan.root / item.name)
+        self._ledger.record(item.name, digest)
+        return True
+
+    def _check_first_shard(self, item: Item) -> None:
+        """Refuse a file that is no GGUF now, rather than when eight more shards are here."""
+        if item.name == self._first_weights:
+            from ktops_engine.gguf.header import read_header
+
+            read_header(self._plan.root / item.name)
+
+
+def _check_weights(plan: DownloadPlan) -> None:
+    """Open the headers of all shards together: the count, the sizes, that they belong together."""
+    if plan.weights:
+        from ktops_engine.gguf import open_gguf
+
+        open_gguf(plan.root / plan.weights[0].name)

@@ -1,0 +1,376 @@
+"""`ktops download` with the real client of Hugging Face against a local hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ktops.hub import download as downloading
+from ktops.hub import planning
+from ktops.hub.catalogue import find_entry
+from ktops.hub.download import locked
+from ktops.hub.store import State, inspect_model
+
+THIRD = "DeepSeek-R1-Q4_K_M/DeepSeek-R1-Q4_K_M-00003-of-00009.gguf"
+WEIGHTS = "unsloth/DeepSeek-R1-GGUF"
+CHUNK = 10 << 20  # what the client writes at once
+FIRST = THIRD.replace("00003", "00001")
+
+
+def partials(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.incomplete"))
+
+
+def test_weights_and_configuration_come_together(ktops, hub, models_dir, shards):
+    ran = ktops("download", "r1-q4km")
+    assert ran.status == 0, ran.stderr
+    folder = models_dir / "r1-q4km"
+    for name, body in shards.items():
+        assert (folder / name).read_bytes() == body
+    assert hub.fetched() == sorted([*shards, "config.json", "tokenizer.json"])
+    assert sorted(path.name for path in (folder / "config").iterdir()) == [
+        "config.json",
+        "tokenizer.json",
+    ]
+    assert inspect_model(find_entry("r1-q4km"), models_dir).state is State.COMPLETE
+    assert "r1-q4km is complete" in ran.stdout
+    assert "ktops serve r1-q4km" in ran.stdout
+    assert partials(folder) == []
+
+
+def test_a_second_run_fetches_nothing_and_reads_nothing(ktops, hub, models_dir, monkeypatch):
+    assert ktops("download", "r1-q4km").status == 0
+    hub.data.clear()
+    monkeypatch.setattr(downloading, "digest_file", None)  # calling it would be an error
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.status == 0
+    assert hub.data == []
+    assert ran.events[-1]["event"] == "complete"
+    assert ran.events[-1]["fetched_bytes"] == ran.events[-1]["verified_bytes"] == 0
+
+
+def test_events_name_the_plan_each_file_and_the_end(ktops, hub, shards):
+    events = ktops("download", "r1-q4km", "--json").events
+    assert events[0]["event"] == "plan"
+    assert sum(event["event"] == "file" for event in events) == len(shards) + 2
+    assert events[-1]["bytes"] == events[0]["total_bytes"] == events[-1]["fetched_bytes"]
+    assert {event["schema_version"] for event in events} == {1}
+
+
+def test_a_dry_run_lists_exact_bytes_and_writes_nothing(ktops, hub, models_dir, shards):
+    ran = ktops("download", "r1-q4km", "--dry-run")
+    assert ran.status == 0
+    assert THIRD in ran.stdout
+    total = sum(map(len, shards.values())) + sum(
+        len(hub.repos["deepseek-ai/DeepSeek-R1"][name])
+        for name in ("config.json", "tokenizer.json")
+    )
+    assert f"({total} bytes)" in ran.stdout
+    assert hub.data == []
+    assert not models_dir.exists()
+
+
+def test_quiet_prints_the_folder_alone(ktops, hub, models_dir):
+    ran = ktops("download", "r1-q4km", "-q")
+    assert (ran.stdout, ran.stderr) == (f"{models_dir / 'r1-q4km'}\n", "")
+
+
+def test_a_disk_that_is_too_small_stops_before_the_first_byte(ktops, hub, models_dir, monkeypatch):
+    monkeypatch.setattr(planning, "_free_bytes", lambda place: 1000)
+    ran = ktops("download", "r1-q4km")
+    assert ran.status == 4
+    assert "are missing" in ran.stderr
+    assert "  Fix: df -h " in ran.stderr
+    assert hub.data == []
+    assert not models_dir.exists()
+
+
+def test_a_dry_run_that_does_not_fit_says_so_in_one_document(ktops, hub, monkeypatch):
+    monkeypatch.setattr(planning, "_free_bytes", lambda place: 1000)
+    ran = ktops("download", "r1-q4km", "--dry-run", "--json")
+    assert ran.status == 4
+    assert json.loads(ran.stdout)["fits"] is False
+    ran = ktops("download", "r1-q4km", "--dry-run")
+    assert ran.status == 4
+    assert THIRD in ran.stdout
+    assert "are missing" in ran.stderr
+
+
+def test_wrong_bytes_of_the_right_length_are_fetched_once_more(ktops, hub, models_dir, shards):
+    hub.add_fault(THIRD, "corrupt", 20_000)
+    ran = ktops("download", "r1-q4km")
+    assert ran.status == 0
+    assert "arrived spoilt" in ran.stderr
+    assert (models_dir / "r1-q4km" / THIRD).read_bytes() == shards[THIRD]
+
+
+def test_wrong_bytes_twice_are_an_error_and_are_not_kept(ktops, hub, models_dir):
+    hub.add_fault(THIRD, "corrupt", 20_000, times=2)
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.status == 1
+    assert ran.events[-1]["error"]["code"] == "checksum-mismatch"
+    assert not (models_dir / "r1-q4km" / THIRD).exists()
+    assert ktops("download", "r1-q4km").status == 0
+
+
+def test_wrong_bytes_of_a_small_file_are_found_too(ktops, hub):
+    hub.add_fault("config.json", "corrupt", 3, times=2)
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.events[-1]["error"]["code"] == "checksum-mismatch"
+
+
+def test_a_cut_connection_is_resumed_where_it_broke(ktops, hub, models_dir, large_shard):
+    hub.repos[WEIGHTS][THIRD] = large_shard
+    hub.add_fault(THIRD, "cut", 15_000_000)
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.status == 0
+    assert [r.start for r in hub.data if r.path == THIRD] == [0, CHUNK]
+    assert (models_dir / "r1-q4km" / THIRD).read_bytes() == large_shard
+    assert ran.events[-1]["fetched_bytes"] == ran.events[-1]["bytes"]
+
+
+def test_a_hub_that_ignores_the_range_is_started_over(ktops, hub, models_dir, large_shard):
+    hub.repos[WEIGHTS][THIRD] = large_shard
+    hub.add_fault(THIRD, "cut", 15_000_000)
+    hub.add_fault(THIRD, "ignore-range")
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.status == 0
+    assert (models_dir / "r1-q4km" / THIRD).read_bytes() == large_shard
+    assert ran.events[-1]["fetched_bytes"] == ran.events[-1]["bytes"]
+
+
+@pytest.mark.parametrize(("source", "chunk"), [("hf", CHUNK), ("modelscope", 14 << 20)])
+def test_a_killed_download_goes_on_from_its_last_byte(
+    ktops, hub, models_dir, large_shard, source, chunk
+):
+    hub.repos[WEIGHTS][THIRD] = large_shard
+    folder = models_dir / "r1-q4km"
+    for expected in (chunk, 2 * chunk):  # killed twice
+        hub.add_fault(THIRD, "stall", 15_000_000)
+        kill_when_stalled(folder, expected, source=source)
+    assert inspect_model(find_entry("r1-q4km"), models_dir).state is State.INCOMPLETE
+    hub.data.clear()
+    assert ktops("download", "r1-q4km", "--source", source).status == 0
+    assert [(request.path, request.start) for request in hub.data] == [(THIRD, 2 * chunk)]
+    assert (folder / THIRD).read_bytes() == large_shard
+
+
+def test_ctrl_c_ends_at_once_and_keeps_what_has_arrived(ktops, hub, models_dir, large_shard):
+    hub.repos[WEIGHTS][THIRD] = large_shard
+    hub.add_fault(THIRD, "stall", 15_000_000)
+    begun = time.monotonic()
+    kill_when_stalled(models_dir / "r1-q4km", CHUNK, signal.SIGINT, 130)
+    assert time.monotonic() - begun < 9  # the client waits ten seconds for a silent connection
+    assert ktops("download", "r1-q4km").status == 0
+    assert hub.data[-1].start == CHUNK
+
+
+def test_a_file_over_the_limit_of_http_is_refused_with_other_ways(ktops, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE", 60_000)
+    error = ktops("download", "r1-q4km", "--json").events[-1]["error"]
+    assert error["code"] == "file-too-large"
+    assert "--source modelscope" in error["hint"]
+
+
+def kill_when_stalled(
+    folder: Path,
+    expected: int,
+    number: int = signal.SIGKILL,
+    status: int = -signal.SIGKILL,
+    source: str = "hf",
+) -> None:
+    """Run a download until all but the third shard are whole and that one has so many bytes."""
+    args = [sys.executable, "-m", "ktops", "download", "r1-q4km", "-q", "--source", source]
+    process = subprocess.Popen(args, env=dict(os.environ), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    sizes: list[int] = []
+    while process.poll() is None and time.monotonic() < deadline:
+        others = len(list(folder.glob("*/*-of-*.gguf")))
+        sizes = [path.stat().st_size for path in partials(folder)]
+        if others == 8 and sizes == [expected]:
+            break
+        threading.Event().wait(0.02)
+    process.send_signal(number)
+    assert process.communicate()[1] == b""
+    assert process.returncode == status
+    assert sizes == [expected]
+
+
+def test_a_file_spoilt_on_the_disk_is_found_by_verify_and_mended(ktops, hub, models_dir, shards):
+    assert ktops("download", "r1-q4km").status == 0
+    path = models_dir / "r1-q4km" / THIRD
+    status = path.stat()
+    spoilt = bytearray(shards[THIRD])
+    spoilt[40_000] ^= 1
+    path.write_bytes(spoilt)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # bit rot changes no time
+    hub.data.clear()
+    assert ktops("download", "r1-q4km").status == 0
+    assert hub.data == []
+    ran = ktops("download", "r1-q4km", "--verify")
+    assert ran.status == 0
+    assert f"{THIRD} is spoilt" in ran.stderr
+    assert hub.fetched() == [THIRD]
+    assert path.read_bytes() == shards[THIRD]
+
+
+def test_a_file_that_changed_since_is_read_again_without_being_asked(ktops, hub, models_dir):
+    assert ktops("download", "r1-q4km").status == 0
+    path = models_dir / "r1-q4km" / THIRD
+    path.write_bytes(bytes(path.stat().st_size))
+    hub.data.clear()
+    assert ktops("download", "r1-q4km").status == 0
+    assert hub.fetched() == [THIRD]
+
+
+def test_files_put_there_by_another_tool_are_read_once_and_kept(ktops, hub, models_dir, shards):
+    for name, body in shards.items():
+        path = models_dir / "r1-q4km" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.events[-1]["verified_bytes"] == sum(map(len, shards.values()))
+    assert hub.fetched() == ["config.json", "tokenizer.json"]
+    assert ktops("download", "r1-q4km", "--json").events[-1]["verified_bytes"] == 0
+
+
+def test_a_first_shard_that_is_no_gguf_ends_the_download(ktops, hub, models_dir):
+    hub.repos["unsloth/DeepSeek-R1-GGUF"][FIRST] = b"<html>sign in</html>" * 300
+    ran = ktops("download", "r1-q4km", "--json", "--workers", "1")
+    assert ran.status == 1
+    assert ran.events[-1]["error"]["code"].startswith("gguf-")
+    assert THIRD not in hub.fetched()
+
+
+def test_patterns_that_match_nothing_are_an_error(ktops, hub):
+    ran = ktops("download", "r1-q4km", "--include", "*Q3_K*", "--json")
+    assert ran.status == 1
+    assert ran.events[-1]["error"]["code"] == "no-such-files"
+    assert "it has DeepSeek-R1-Q4_K_M/" in ran.events[-1]["error"]["message"]
+
+
+def test_two_downloads_into_one_folder_do_not_mix(ktops, hub, models_dir):
+    with locked(models_dir / "r1-q4km"):
+        ran = ktops("download", "r1-q4km", "--json")
+    assert ran.events[-1]["error"]["code"] == "download-running"
+    assert hub.data == []
+    assert ktops("download", "r1-q4km").status == 0
+
+
+def test_any_repository_can_be_named_and_put_anywhere(ktops, hub, tmp_path, shards):
+    ran = ktops("download", "hf:unsloth/DeepSeek-R1-GGUF", "--include", "*R1-Q4*", "--to", "there")
+    assert ran.status == 0
+    assert (tmp_path / "there" / THIRD).read_bytes() == shards[THIRD]
+    assert f"ktops serve --gguf-path {tmp_path / 'there' / FIRST}" in ran.stdout
+
+
+def test_a_repository_of_several_models_asks_which(ktops, hub):
+    ran = ktops("download", "hf:unsloth/DeepSeek-R1-GGUF")
+    assert ran.status == 2
+    assert "holds 2 models" in ran.stderr
+    assert "--include 'DeepSeek-R1-Q8_0/other.gguf'" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["demo"], "nothing-to-download"),
+        (["r1-q4kn"], "unknown-model"),
+        (["unsloth/DeepSeek-R1-GGUF"], "invalid-repository"),
+        (["gs:a/b"], "invalid-repository"),
+        (["hf:../b"], "hub-not-found"),
+        (["hf:a/b", "--source", "modelscope"], "source-conflict"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_a_hint(ktops, hub, args, code):
+    ran = ktops("download", *args, "--json")
+    assert ran.status in (1, 2)
+    assert ran.events[-1]["error"]["code"] == code
+    assert ran.events[-1]["error"]["hint"]
+
+
+@pytest.mark.parametrize("path", ["../evil.gguf", "/etc/evil.gguf", "a/../../evil.gguf"])
+def test_a_path_that_leaves_the_folder_is_refused(ktops, hub, path):
+    hub.repos["a/b"] = {path: b"x" * 5000}
+    ran = ktops("download", "hf:a/b", "--json")
+    assert ran.events[-1]["error"]["code"] == "unsafe-path"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(401, "hub-denied"), (403, "hub-denied"), (404, "hub-not-found"), (500, "hub-failed")],
+)
+def test_a_refusal_of_the_listing_is_explained(ktops, hub, status, code):
+    hub.add_fault("revision", "status", status)
+    ran = ktops("download", "r1-q4km", "--source", "hf", "--json")
+    assert ran.status == 1
+    assert ran.events[-1]["error"]["code"] == code
+    assert ran.events[-1]["error"]["hint"]
+
+
+def test_a_gated_repository_opens_with_the_token(ktops, hub, monkeypatch):
+    hub.required_token = "secret"
+    assert "hf auth login" in ktops("download", "r1-q4km").stderr
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert ktops("download", "r1-q4km").status == 0
+
+
+def test_a_failing_file_ends_the_download_and_keeps_the_others(ktops, hub, models_dir, shards):
+    hub.add_fault(THIRD, "status", 500)
+    ran = ktops("download", "r1-q4km", "--json", "--workers", "1")
+    assert ran.events[-1]["error"]["code"] == "hub-failed"
+    assert (models_dir / "r1-q4km" / FIRST).is_file()
+    hub.data.clear()
+    assert ktops("download", "r1-q4km").status == 0
+    assert FIRST not in hub.fetched()
+
+
+def test_too_many_requests_are_waited_for(ktops, hub):
+    hub.add_fault(THIRD, "status", 429, Retry_After="1")
+    assert ktops("download", "r1-q4km").status == 0
+
+
+def test_no_network_is_said_so(ktops, models_dir):
+    ran = ktops("download", "r1-q4km", "--endpoint", "http://127.0.0.1:9", "--json")
+    assert ran.status == 1
+    assert ran.events[-1]["error"]["code"] == "hub-unreachable"
+    assert "http://127.0.0.1:9" in ran.events[-1]["error"]["message"]
+
+
+def test_offline_is_respected(ktops, hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    ran = ktops("download", "hf:unsloth/DeepSeek-R1-GGUF", "--json")
+    assert ran.events[-1]["error"]["code"] == "hub-offline"
+    assert hub.listings == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(ktops, hub, models_dir):
+    models_dir.mkdir()
+    (models_dir / "r1-q4km").write_text("a file in the way")
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.events[-1]["error"]["code"] == "write-failed"
+
+
+def test_a_file_that_is_longer_than_announced_is_no_success(ktops, hub, shards):
+    hub.add_fault(THIRD, "longer")
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.events[-1]["error"]["code"] == "hub-failed"
+
+
+def test_a_disk_that_fills_is_an_error_with_the_numbers_to_look_at(ktops, hub, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ktops.hub.partial.PartialFile.write", full)
+    ran = ktops("download", "r1-q4km", "--json")
+    assert ran.status == 4
+    assert ran.events[-1]["error"]["code"] == "disk-full"
+    assert ran.events[-1]["error"]["hint"].startswith("df -h")
