@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TextIO
 
+from ktops.language import Language, catalogue, fits
+from ktops_engine.text import text, translate
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,11 +51,19 @@ class Mode(StrEnum):
 class Output:
     """Where a command's words go. Created once a command from its global options.
 
-    The streams are looked up at every write, so a live display that replaces sys.stderr works.
+    Sentences that are `Text` are said in `language`, except in JSON. The streams are looked up at
+    every write, so a live display that replaces sys.stderr works.
     """
 
     mode: Mode = Mode.HUMAN
     no_color: bool = False
+    language: Language = Language.EN
+
+    def say(self, sentence: str) -> str:
+        """`sentence` in the language of this output, in English where a stream cannot carry it."""
+        if all(fits(self.language, stream.encoding) for stream in (sys.stdout, sys.stderr)):
+            return translate(sentence, catalogue(self.language))
+        return sentence
 
     def result(
         self,
@@ -61,12 +72,18 @@ class Output:
         human: Iterable[str],
         quiet: Iterable[str] = (),
     ) -> None:
-        """Print a command's answer on stdout: `document` with --json, else the mode's lines."""
+        """Print a command's answer on stdout: `document` with --json, else the mode's lines.
+
+        Scripts read the quiet lines: they are English as they stand.
+        """
         if self.mode is Mode.JSON:
             self._write(sys.stdout, _json({"schema_version": SCHEMA_VERSION, **document}))
-            return
-        for line in quiet if self.mode is Mode.QUIET else human:
-            self._write(sys.stdout, line)
+        elif self.mode is Mode.QUIET:
+            for line in quiet:
+                self._write(sys.stdout, line)
+        else:
+            for line in human:
+                self._write(sys.stdout, self.say(line))
 
     def event(self, event: str, **fields: object) -> None:
         """Print one line of JSON for a step of long work; says nothing in the other modes."""
@@ -74,23 +91,22 @@ class Output:
             head = {"schema_version": SCHEMA_VERSION, "event": event}
             self._write(sys.stdout, _json({**head, **fields}, indent=None))
 
-    def stage(self, name: str, text: str) -> None:
+    def stage(self, name: str, sentence: str) -> None:
         """Print one step of a longer command on stderr, its name in a fixed column."""
         if self.mode is not Mode.QUIET:
             label = self.style(f"{name:<{_STAGE_WIDTH}}", "bold", stream=sys.stderr)
-            self._write(sys.stderr, f"{'':{_STAGE_INDENT}}{label}{text}")
+            self._write(sys.stderr, f"{'':{_STAGE_INDENT}}{label}{self.say(sentence)}")
 
-    def note(self, text: str = "") -> None:
+    def note(self, sentence: str = "") -> None:
         """Print a remark on stderr; quiet mode drops it."""
         if self.mode is not Mode.QUIET:
-            self._write(sys.stderr, text)
+            self._write(sys.stderr, self.say(sentence))
 
-    def warn(self, text: str, fix: str = "") -> None:
+    def warn(self, sentence: str, fix: str = "") -> None:
         """Print a warning on stderr, with the command that helps; every mode shows it."""
-        label = self.style("warning:", "yellow", "bold", stream=sys.stderr)
-        self._write(sys.stderr, f"{label} {text}")
-        if fix:
-            self._write(sys.stderr, f"  Fix: {fix}")
+        label = self.style(self.say(text("warning:")), "yellow", "bold", stream=sys.stderr)
+        self._write(sys.stderr, f"{label} {self.say(sentence)}")
+        self._fix(fix)
 
     def error(self, error: KtopsError) -> None:
         """Print what happened and what to do next; with --json a document on stdout."""
@@ -99,39 +115,45 @@ class Output:
             document = {"schema_version": SCHEMA_VERSION, "error": body}
             self._write(sys.stdout, _json(document, indent=None))  # it may follow events
             return
-        label = self.style("error:", "red", "bold", stream=sys.stderr)
-        self._write(sys.stderr, f"{label} {error.message}")
-        if error.hint:
-            first, *rest = error.hint.splitlines()
-            self._write(sys.stderr, f"  {self.style('Fix:', 'bold', stream=sys.stderr)} {first}")
-            for line in rest:
-                self._write(sys.stderr, f"       {line}")
+        label = self.style(self.say(text("error:")), "red", "bold", stream=sys.stderr)
+        self._write(sys.stderr, f"{label} {self.say(error.message)}")
+        self._fix(error.hint)
 
-    def traceback(self, text: str) -> None:
+    def _fix(self, hint: str) -> None:
+        if not hint:
+            return
+        first, *rest = self.say(hint).splitlines()
+        label = self.say(text("Fix:"))
+        indent = " " * (3 + cell_width(label))
+        self._write(sys.stderr, f"  {self.style(label, 'bold', stream=sys.stderr)} {first}")
+        for line in rest:
+            self._write(sys.stderr, f"{indent}{line}")
+
+    def traceback(self, trace: str) -> None:
         """Print a traceback on stderr, as --debug asks for."""
-        self._write(sys.stderr, text.rstrip("\n"))
+        self._write(sys.stderr, trace.rstrip("\n"))
 
-    def stream(self, text: str, *styles: str) -> None:
+    def stream(self, piece: str, *styles: str) -> None:
         """Write a piece of running text on stdout as it is, without a line end, and flush it."""
-        self._write(sys.stdout, self.style(text, *styles, stream=sys.stdout), end="")
+        self._write(sys.stdout, self.style(piece, *styles, stream=sys.stdout), end="")
 
-    def prompt(self, text: str) -> str:
+    def prompt(self, question: str) -> str:
         """Ask for one line on the terminal. Raises EOFError when the input has ended."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - importing it gives `input` line editing and history
-        return input(_encodable(sys.stdout, text))
+        return input(_encodable(sys.stdout, self.say(question)))
 
     @property
     def is_json(self) -> bool:
         """Whether stdout is to carry one JSON document."""
         return self.mode is Mode.JSON
 
-    def style(self, text: str, *styles: str, stream: TextIO | None = None) -> str:
-        """`text` in ANSI styles where `stream` (stdout unless said otherwise) shows them."""
-        if not styles or not text or not self.has_color(stream or sys.stdout):
-            return text
+    def style(self, words: str, *styles: str, stream: TextIO | None = None) -> str:
+        """`words` in ANSI styles where `stream` (stdout unless said otherwise) shows them."""
+        if not styles or not words or not self.has_color(stream or sys.stdout):
+            return words
         codes = ";".join(_ANSI[style] for style in styles)
-        return f"\x1b[{codes}m{text}\x1b[0m"
+        return f"\x1b[{codes}m{words}\x1b[0m"
 
     def has_color(self, stream: TextIO) -> bool:
         """Whether colour may be written to `stream`."""
@@ -163,7 +185,11 @@ class Output:
         *,
         dim_columns: Sequence[int] = (),
     ) -> list[str]:
-        """Lines of a table on stdout: columns as wide as their widest cell, two spaces between."""
+        """Lines of a table on stdout: columns as wide as their widest cell, two spaces between.
+
+        The header is said in the language of this output; cells are values.
+        """
+        header = [self.say(word) for word in header]
         widths = [max(map(cell_width, column)) for column in zip(header, *rows, strict=True)]
 
         def line(cells: Sequence[str], styles: Mapping[int, str]) -> str:
@@ -181,8 +207,8 @@ class Output:
         head_styles = dict.fromkeys(range(len(header)), "bold")
         return [line(header, head_styles), *(line(row, body_styles) for row in rows)]
 
-    def _write(self, stream: TextIO, text: str, end: str = "\n") -> None:
-        stream.write(_encodable(stream, text) + end)
+    def _write(self, stream: TextIO, line: str, end: str = "\n") -> None:
+        stream.write(_encodable(stream, line) + end)
         stream.flush()
 
 
@@ -193,11 +219,11 @@ def is_live(stream: TextIO) -> bool:
     return os.environ.get("CI", "").lower() in ("", "0", "false")
 
 
-def cell_width(text: str) -> int:
-    """Columns that `text` takes on a terminal: CJK characters take two, combining marks none."""
+def cell_width(words: str) -> int:
+    """Columns that `words` takes on a terminal: CJK characters take two, combining marks none."""
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
+        for char in words
     )
 
 
@@ -209,9 +235,9 @@ def _is_utf8(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig")
 
 
-def _encodable(stream: TextIO, text: str) -> str:
-    """`text` with characters the stream cannot carry as backslash escapes, never an exception."""
+def _encodable(stream: TextIO, words: str) -> str:
+    """`words` with characters the stream cannot carry as backslash escapes, never an exception."""
     if _is_utf8(stream):
-        return text.encode("utf-8", "replace").decode("utf-8")
+        return words.encode("utf-8", "replace").decode("utf-8")
     encoding = stream.encoding or "ascii"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return words.encode(encoding, "backslashreplace").decode(encoding)

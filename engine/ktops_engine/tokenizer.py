@@ -18,6 +18,7 @@ from tokenizers import decoders, models
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
 from ktops_engine.model_config.json_file import read_json_object
+from ktops_engine.text import text
 from ktops_engine.tokenizer_gguf import byte_alphabet, rebuild_tokenizer
 
 
@@ -161,13 +162,23 @@ def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer | None:
     if not isinstance(inner.model, models.BPE) or not isinstance(inner.decoder, decoders.ByteLevel):
         raise KtopsError(
             "unsupported-tokenizer",
-            f"{path} is not a byte-level BPE tokenizer, which all DeepSeek models use.",
-            "Give --model-path the config folder of the model itself",
+            text(
+                "{path} is not a byte-level BPE tokenizer, which all DeepSeek models use.",
+                path=path,
+            ),
+            text("Give --model-path the config folder of the model itself"),
         )
     # The library renumbers added tokens that leave a gap, with no more than a log line.
     for token in description.get("added_tokens") or []:
         if inner.token_to_id(token["content"]) != token["id"]:
-            raise _invalid(path, f"its token {token['content']!r} cannot have the id {token['id']}")
+            raise _invalid(
+                path,
+                text(
+                    "its token {token!r} cannot have the id {id}",
+                    token=token["content"],
+                    id=token["id"],
+                ),
+            )
     inner.no_truncation()
     inner.no_padding()
     return inner
@@ -179,9 +190,15 @@ def _check_fits(tokenizer: Tokenizer, gguf: GgufModel, model_path: Path | None) 
     if embedding is not None and tokenizer.vocab_size > embedding.shape[0]:
         raise KtopsError(
             "tokenizer-mismatch",
-            f"The tokenizer in {model_path or gguf.paths[0]} has {tokenizer.vocab_size} tokens, "
-            f"the embedding in {gguf.paths[0]} only {embedding.shape[0]}.",
-            "Give --model-path the config folder of the same model, or leave it out",
+            text(
+                "The tokenizer in {source} has {vocab_size} tokens, the embedding in "
+                "{path} only {num_rows}.",
+                source=model_path or gguf.paths[0],
+                vocab_size=tokenizer.vocab_size,
+                path=gguf.paths[0],
+                num_rows=embedding.shape[0],
+            ),
+            text("Give --model-path the config folder of the same model, or leave it out"),
         )
 
 
@@ -223,7 +240,8 @@ def _named_token(
     id: int | None = inner.token_to_id(content) if isinstance(content, str) else None
     if id is None:
         raise _invalid(
-            folder / "tokenizer_config.json", f"its {key} {content!r} is not in the vocabulary"
+            folder / "tokenizer_config.json",
+            text("its {key} {content!r} is not in the vocabulary", key=key, content=content),
         )
     return id
 
@@ -246,13 +264,13 @@ def _folder_template(folder: Path, config: dict[str, Any]) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in entries}
         given = named.get("default")
     if given is not None and not isinstance(given, str):
-        raise _invalid(folder / "tokenizer_config.json", "its chat_template is not a text")
+        raise _invalid(folder / "tokenizer_config.json", text("its chat_template is not a text"))
     return given
 
 
 def _invalid(path: Path, why: str) -> KtopsError:
     return KtopsError(
         "tokenizer-invalid",
-        f"{path} is not usable: {why}.",
-        f"Download it again from the model's repository: rm '{path}'",
+        text("{path} is not usable: {why}.", path=path, why=why),
+        text("Download it again from the model's repository: rm '{path}'", path=path),
     )

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
+from ktops_engine.text import text
 
 # GGUF's token types.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -82,13 +83,15 @@ def rebuild_tokenizer(gguf: GgufModel) -> tokenizers.Tokenizer:
     known = (_NORMAL, _CONTROL, _USER_DEFINED)
     vocab = {token: id for id, token in enumerate(tokens) if types[id] in known}
     if len(vocab) != sum(kind in known for kind in types):
-        raise _invalid(gguf, "a token appears twice in its vocabulary")
+        raise _invalid(gguf, text("a token appears twice in its vocabulary"))
     # A merge into a token that does not exist can never apply; synthetic files hold such ones.
     merges = [pair for pair in _merges(gguf) if "".join(pair) in vocab]
     try:
         inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:
-        raise _invalid(gguf, f"its merges do not fit its tokens ({error})") from error
+        raise _invalid(
+            gguf, text("its merges do not fit its tokens ({error})", error=error)
+        ) from error
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     inner.decoder = decoders.ByteLevel()
@@ -113,15 +116,21 @@ def _splits(gguf: GgufModel) -> list[pre_tokenizers.PreTokenizer]:
     if model is None:
         raise KtopsError(
             "tokenizer-not-found",
-            f"{gguf.paths[0]} has no tokenizer in its metadata.",
-            "Give the folder of the model's tokenizer.json: --model-path FOLDER",
+            text("{path} has no tokenizer in its metadata.", path=gguf.paths[0]),
+            text("Give the folder of the model's tokenizer.json: --model-path FOLDER"),
         )
     if not isinstance(model, str) or model != "gpt2" or str(pre) not in _SPLITS:
         raise KtopsError(
             "unsupported-tokenizer",
-            f"{gguf.paths[0]} has a tokenizer of kind {model!r} with the pre-tokenizer {pre!r}; "
-            f"ktops rebuilds byte-level BPE (gpt2) with {' or '.join(_SPLITS)}.",
-            "Give the folder of the model's tokenizer.json: --model-path FOLDER",
+            text(
+                "{path} has a tokenizer of kind {model!r} with the pre-tokenizer {pre!r}; "
+                "ktops rebuilds byte-level BPE (gpt2) with one of {known}.",
+                path=gguf.paths[0],
+                model=model,
+                pre=pre,
+                known=", ".join(_SPLITS),
+            ),
+            text("Give the folder of the model's tokenizer.json: --model-path FOLDER"),
         )
     return [
         pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in _SPLITS[str(pre)]
@@ -132,12 +141,12 @@ def _tokens(gguf: GgufModel) -> tuple[list[str], list[int]]:
     """Tokens in id order and their types; without types, all are normal."""
     tokens = gguf.metadata.get("tokenizer.ggml.tokens")
     if not _is_text_list(tokens):
-        raise _invalid(gguf, "tokenizer.ggml.tokens is not a list of texts")
+        raise _invalid(gguf, text("tokenizer.ggml.tokens is not a list of texts"))
     types = gguf.metadata.get("tokenizer.ggml.token_type")
     if types is None:
         return tokens, [_NORMAL] * len(tokens)
     if not isinstance(types, np.ndarray) or len(types) != len(tokens):
-        raise _invalid(gguf, "tokenizer.ggml.token_type does not have one number per token")
+        raise _invalid(gguf, text("tokenizer.ggml.token_type does not have one number per token"))
     return tokens, types.tolist()
 
 
@@ -145,12 +154,12 @@ def _merges(gguf: GgufModel) -> list[tuple[str, str]]:
     """Merges, written as two tokens with a space between; a token may not be empty."""
     merges = gguf.metadata.get("tokenizer.ggml.merges")
     if not _is_text_list(merges):
-        raise _invalid(gguf, "tokenizer.ggml.merges is not a list of texts")
+        raise _invalid(gguf, text("tokenizer.ggml.merges is not a list of texts"))
     pairs = []
     for merge in merges:
         left, _, right = merge.partition(" ")
         if not left or not right:
-            raise _invalid(gguf, f"the merge {merge!r} is not two tokens")
+            raise _invalid(gguf, text("the merge {merge!r} is not two tokens", merge=merge))
         pairs.append((left, right))
     return pairs
 
@@ -162,6 +171,6 @@ def _is_text_list(value: object) -> TypeGuard[list[str]]:
 def _invalid(gguf: GgufModel, why: str) -> KtopsError:
     return KtopsError(
         "tokenizer-invalid",
-        f"The tokenizer in {gguf.paths[0]} is not usable: {why}.",
-        "Give the folder of the model's tokenizer.json: --model-path FOLDER",
+        text("The tokenizer in {path} is not usable: {why}.", path=gguf.paths[0], why=why),
+        text("Give the folder of the model's tokenizer.json: --model-path FOLDER"),
     )

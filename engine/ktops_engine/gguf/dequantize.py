@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from ktops_engine.gguf.types import QuantType
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def dequantize(
@@ -16,6 +18,7 @@ def dequantize(
     shape: Sequence[int],
 ) -> npt.NDArray[np.float32]:
     """Turn raw blocks into float32 of `shape` (row-major). ValueError if the sizes differ."""
+    import numpy as np
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize as reference
 

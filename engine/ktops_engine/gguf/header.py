@@ -18,6 +18,7 @@ from ktops_engine.errors import KtopsError
 from ktops_engine.gguf.sniff import bad_magic
 from ktops_engine.gguf.types import QuantType, TensorInfo, is_supported, type_name
 from ktops_engine.gguf.values import MAX_NAME_BYTES, Cursor, Metadata, corrupt, unreadable
+from ktops_engine.text import joined, text
 
 MAGIC = b"GGUF"
 SUPPORTED_VERSIONS = (2, 3)
@@ -62,7 +63,9 @@ def read_header(path: Path, shard: int = 0) -> Header:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise KtopsError(
-                    "gguf-not-found", f"{path} is not a regular file.", f"ls -l '{path}'"
+                    "gguf-not-found",
+                    text("{path} is not a regular file.", path=path),
+                    f"ls -l '{path}'",
                 )
             head = os.pread(file.fileno(), 512, 0)
             if head[:4] != MAGIC:
@@ -71,12 +74,12 @@ def read_header(path: Path, shard: int = 0) -> Header:
                 return _parse(Cursor(path, data), shard)
     except FileNotFoundError as error:
         raise KtopsError(
-            "gguf-not-found", f"{path} does not exist.", f"ls -l '{path.parent}'"
+            "gguf-not-found", text("{path} does not exist.", path=path), f"ls -l '{path.parent}'"
         ) from error
     except (OSError, ValueError) as error:
         if isinstance(error, OSError):
             raise unreadable(path, error) from error
-        raise corrupt(path, "it changed while it was being opened") from error
+        raise corrupt(path, text("it changed while it was being opened")) from error
 
 
 def _open_without_blocking(name: str, flags: int) -> int:
@@ -90,7 +93,14 @@ def _parse(cursor: Cursor, shard: int) -> Header:
     version = _version(cursor)
     num_tensors, num_keys = cursor.u64(), cursor.u64()
     if num_tensors > MAX_TENSORS or num_keys > MAX_KEYS:
-        raise corrupt(path, f"it claims {num_tensors} tensors and {num_keys} metadata keys")
+        raise corrupt(
+            path,
+            text(
+                "it claims {num_tensors} tensors and {num_keys} metadata keys",
+                num_tensors=num_tensors,
+                num_keys=num_keys,
+            ),
+        )
     metadata = _metadata(cursor, num_keys)
     entries = [_entry(cursor) for _ in range(num_tensors)]
     alignment = _alignment(path, metadata)
@@ -109,33 +119,44 @@ def _version(cursor: Cursor) -> int:
     if swapped in (1, *SUPPORTED_VERSIONS):
         raise KtopsError(
             "gguf-unsupported-version",
-            f"{cursor.path} is a big-endian GGUF; ktops reads little-endian files.",
-            "Download the little-endian version of this model",
+            text("{path} is a big-endian GGUF; ktops reads little-endian files.", path=cursor.path),
+            text("Download the little-endian version of this model"),
         )
     raise KtopsError(
         "gguf-unsupported-version",
-        f"{cursor.path} has GGUF version {version}; ktops reads versions 2 and 3.",
-        "Download a current version of this model"
+        text(
+            "{path} has GGUF version {version}; ktops reads versions 2 and 3.",
+            path=cursor.path,
+            version=version,
+        ),
+        text("Download a current version of this model")
         if version == 1
-        else "Upgrade ktops: pip install --upgrade ktops",
+        else text("Upgrade ktops: pip install --upgrade ktops"),
     )
 
 
 def _metadata(cursor: Cursor, num_keys: int) -> Metadata:
     values: dict[str, object] = {}
     for index in range(num_keys):
-        key = cursor.string(f"the name of metadata key {index}", MAX_NAME_BYTES)
+        key = cursor.string(text("the name of metadata key {index}", index=index), MAX_NAME_BYTES)
         if key in values:
-            raise corrupt(cursor.path, f"the metadata key {key!r} appears twice")
+            raise corrupt(cursor.path, text("the metadata key {key!r} appears twice", key=key))
         values[key] = cursor.value(key)
     return Metadata(values)
 
 
 def _entry(cursor: Cursor) -> _Entry:
-    name = cursor.string("a tensor's name", MAX_NAME_BYTES)
+    name = cursor.string(text("a tensor's name"), MAX_NAME_BYTES)
     num_dimensions = cursor.u32()
     if not 1 <= num_dimensions <= MAX_DIMENSIONS:
-        raise corrupt(cursor.path, f"tensor {name!r} has {num_dimensions} dimensions")
+        raise corrupt(
+            cursor.path,
+            text(
+                "tensor {name!r} has {num_dimensions} dimensions",
+                name=name,
+                num_dimensions=num_dimensions,
+            ),
+        )
     # GGUF writes the contiguous dimension first.
     shape = tuple(cursor.u64() for _ in range(num_dimensions))[::-1]
     return _Entry(name, shape, cursor.u32(), cursor.u64())
@@ -149,7 +170,10 @@ def _alignment(path: Path, metadata: Metadata) -> int:
         or not 1 <= alignment <= 1 << 20
         or alignment & (alignment - 1)
     ):
-        raise corrupt(path, f"general.alignment is {alignment!r}, not a power of two")
+        raise corrupt(
+            path,
+            text("general.alignment is {alignment!r}, not a power of two", alignment=alignment),
+        )
     return alignment
 
 
@@ -159,13 +183,23 @@ def _refuse_unsupported_types(path: Path, entries: list[_Entry]) -> None:
         return
     first = unsupported[0]
     counts = Counter(type_name(entry.type_number) for entry in unsupported)
-    total = ", ".join(f"{count} of {name}" for name, count in counts.most_common(5))
+    total = joined(
+        text("{count} of {type}", count=count, type=name) for name, count in counts.most_common(5)
+    )
     raise KtopsError(
         "gguf-unsupported-type",
-        f"Tensor {first.name} in {path} has the type {type_name(first.type_number)}, which ktops "
-        f"has no kernels for (in this file: {total}).",
-        "Use a Q4_K_M, Q5_K_M, Q6_K or Q8_0 version of this model; supported types: "
-        + ", ".join(kind.name for kind in QuantType),
+        text(
+            "Tensor {name} in {path} has the type {type}, which ktops has no kernels for "
+            "(in this file: {total}).",
+            name=first.name,
+            path=path,
+            type=type_name(first.type_number),
+            total=total,
+        ),
+        text(
+            "Use a Q4_K_M, Q5_K_M, Q6_K or Q8_0 version of this model; supported types: {types}",
+            types=", ".join(kind.name for kind in QuantType),
+        ),
     )
 
 
@@ -177,16 +211,31 @@ def _tensor_info(
     for dimension in entry.shape:
         count *= dimension
     if not 0 < count <= MAX_ELEMENTS:
-        raise corrupt(path, f"tensor {entry.name!r} has the shape {list(entry.shape)}")
+        raise corrupt(
+            path,
+            text("tensor {name!r} has the shape {shape}", name=entry.name, shape=list(entry.shape)),
+        )
     if entry.shape[-1] % kind.block_size:
         raise corrupt(
             path,
-            f"the rows of tensor {entry.name!r} have {entry.shape[-1]} weights, "
-            f"not a multiple of {kind.name}'s block of {kind.block_size}",
+            text(
+                "the rows of tensor {name!r} have {count} weights, not a multiple of {type}'s "
+                "block of {block_size}",
+                name=entry.name,
+                count=entry.shape[-1],
+                type=kind.name,
+                block_size=kind.block_size,
+            ),
         )
     if entry.offset % alignment:
         raise corrupt(
-            path, f"tensor {entry.name!r} begins at {entry.offset}, not aligned to {alignment}"
+            path,
+            text(
+                "tensor {name!r} begins at {offset}, not aligned to {alignment}",
+                name=entry.name,
+                offset=entry.offset,
+                alignment=alignment,
+            ),
         )
     return TensorInfo(
         entry.name, entry.shape, kind, shard, data_start + entry.offset, kind.nbytes(count)
@@ -198,17 +247,26 @@ def _check_layout(path: Path, tensors: tuple[TensorInfo, ...], size: int) -> Non
     names: set[str] = set()
     for tensor in tensors:
         if tensor.name in names:
-            raise corrupt(path, f"tensor {tensor.name!r} appears twice")
+            raise corrupt(path, text("tensor {name!r} appears twice", name=tensor.name))
         names.add(tensor.name)
     ordered = sorted(tensors, key=lambda tensor: tensor.offset)
     for before, after in itertools.pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
-            raise corrupt(path, f"tensors {before.name!r} and {after.name!r} overlap")
+            raise corrupt(
+                path,
+                text("tensors {one!r} and {other!r} overlap", one=before.name, other=after.name),
+            )
     needed = ordered[-1].offset + ordered[-1].nbytes if ordered else 0
     if needed > size:
         raise KtopsError(
             "gguf-truncated",
-            f"{path} is cut short: it has {size:,} bytes and its tensor table needs {needed:,}, "
-            f"so {needed - size:,} bytes are missing.",
-            f"The download stopped early; resume it, or start again: rm '{path}'",
+            text(
+                "{path} is cut short: it has {size:,} bytes and its tensor table needs "
+                "{needed:,}, so {missing:,} bytes are missing.",
+                path=path,
+                size=size,
+                needed=needed,
+                missing=needed - size,
+            ),
+            text("The download stopped early; resume it, or start again: rm '{path}'", path=path),
         )

@@ -13,6 +13,7 @@ from ktops_engine.gguf.header import Header, read_header
 from ktops_engine.gguf.shards import ShardName, find_shards
 from ktops_engine.gguf.types import TensorInfo
 from ktops_engine.gguf.values import Metadata, corrupt, unreadable
+from ktops_engine.text import Text, text
 
 READ_CHUNK_BYTES = 16 << 20
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -76,7 +77,7 @@ def open_gguf(path: Path) -> GgufModel:
     metadata = headers[0].metadata
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
-        raise corrupt(paths[0], "its metadata has no general.architecture")
+        raise corrupt(paths[0], text("its metadata has no general.architecture"))
     name = metadata.get("general.name")
     return GgufModel(
         paths=paths,
@@ -102,9 +103,14 @@ def _fill(
         if count == 0:
             raise KtopsError(
                 "gguf-truncated",
-                f"{path} ended {info.nbytes - done:,} bytes too early in tensor {info.name}: "
-                "the file became shorter after it was opened.",
-                f"Download it again: rm '{path}'",
+                text(
+                    "{path} ended {missing:,} bytes too early in tensor {tensor}: the file became "
+                    "shorter after it was opened.",
+                    path=path,
+                    missing=info.nbytes - done,
+                    tensor=info.name,
+                ),
+                text("Download it again: rm '{path}'", path=path),
             )
         done += count
         if on_bytes is not None:
@@ -118,11 +124,13 @@ def _merge_tensors(headers: Sequence[Header]) -> dict[str, TensorInfo]:
             if tensor.name in tensors:
                 first = headers[tensors[tensor.name].shard].path
                 raise _mismatched(
-                    header.path, f"tensor {tensor.name} is also in {first.name}", header.path.parent
+                    header.path,
+                    text("tensor {name} is also in {file}", name=tensor.name, file=first.name),
+                    header.path.parent,
                 )
             tensors[tensor.name] = tensor
     if not tensors:
-        raise corrupt(headers[0].path, "it holds no tensors (a vocabulary-only file?)")
+        raise corrupt(headers[0].path, text("it holds no tensors (a vocabulary-only file?)"))
     return tensors
 
 
@@ -137,21 +145,35 @@ def _check_split(headers: Sequence[Header]) -> None:
         number, count, total = declared[header.path]
         folder = header.path.parent
         if count is None:
-            raise _mismatched(header.path, "it has no split.count, so it is no shard", folder)
+            raise _mismatched(header.path, text("it has no split.count, so it is no shard"), folder)
         if count != len(headers):
             raise _mismatched(
-                header.path, f"it belongs to a set of {count}, its name says {len(headers)}", folder
+                header.path,
+                text(
+                    "it belongs to a set of {count}, its name says {named}",
+                    count=count,
+                    named=len(headers),
+                ),
+                folder,
             )
         if number != index:
             raise _mismatched(
                 header.path,
-                f"inside it is shard {number} (counted from 0), its name says {index}",
+                text(
+                    "inside it is shard {number} (counted from 0), its name says {named}",
+                    number=number,
+                    named=index,
+                ),
                 folder,
             )
         if total is not None and total != num_tensors:
             raise _mismatched(
                 header.path,
-                f"it belongs to a model of {total} tensors, these files have {num_tensors}",
+                text(
+                    "it belongs to a model of {total} tensors, these files have {num_tensors}",
+                    total=total,
+                    num_tensors=num_tensors,
+                ),
                 folder,
             )
         for key in _IDENTITY_KEYS:
@@ -159,7 +181,12 @@ def _check_split(headers: Sequence[Header]) -> None:
             if isinstance(found, str) and isinstance(expected, str) and found != expected:
                 raise _mismatched(
                     header.path,
-                    f"its {key} is {found!r}, the first shard's is {expected!r}",
+                    text(
+                        "its {key} is {found!r}, the first shard's is {expected!r}",
+                        key=key,
+                        found=found,
+                        expected=expected,
+                    ),
                     folder,
                 )
 
@@ -167,17 +194,26 @@ def _check_split(headers: Sequence[Header]) -> None:
 def _check_single(header: Header, declared: tuple[int | None, int | None, int | None]) -> None:
     number, count, total = declared
     if count is not None and count > 1:
+        ending = ShardName("", 1, count).sibling((number or 0) + 1)
         raise KtopsError(
             "gguf-missing-shards",
-            f"{header.path} is shard {(number or 0) + 1} of {count}, but its name does not say so, "
-            "so the other shards cannot be found.",
-            "Restore the published names, which end in "
-            f"{ShardName('MODEL', 1, count).sibling((number or 0) + 1).removeprefix('MODEL')}",
+            text(
+                "{path} is shard {number} of {count}, but its name does not say so, so the other"
+                " shards cannot be found.",
+                path=header.path,
+                number=(number or 0) + 1,
+                count=count,
+            ),
+            text("Restore the published names, which end in {ending}", ending=ending),
         )
     if total is not None and total != len(header.tensors):
         raise _mismatched(
             header.path,
-            f"it belongs to a model of {total} tensors and has {len(header.tensors)}",
+            text(
+                "it belongs to a model of {total} tensors and has {count}",
+                total=total,
+                count=len(header.tensors),
+            ),
             header.path.parent,
         )
 
@@ -187,14 +223,16 @@ def _split_values(header: Header) -> tuple[int | None, int | None, int | None]:
     for key in _SPLIT_KEYS:
         value = header.metadata.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise corrupt(header.path, f"{key} is {value!r}, not a number")
+            raise corrupt(
+                header.path, text("{key} is {value!r}, not a number", key=key, value=value)
+            )
         values.append(value)
     return values[0], values[1], values[2]
 
 
-def _mismatched(path: Path, why: str, folder: Path) -> KtopsError:
+def _mismatched(path: Path, why: Text, folder: Path) -> KtopsError:
     return KtopsError(
         "gguf-mismatched-shards",
-        f"{path} does not belong with the other shards: {why}.",
-        f"Download all shards of one model into one folder: ls -l '{folder}'",
+        text("{path} does not belong with the other shards: {why}.", path=path, why=why),
+        text("Download all shards of one model into one folder: ls -l '{folder}'", folder=folder),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf.values import unreadable
+from ktops_engine.text import Text, joined, text
 
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MAX_NAMES_SHOWN = 8
@@ -58,8 +59,15 @@ def _shards_of(path: Path) -> tuple[Path, ...]:
     if not 1 <= name.number <= name.count:
         raise KtopsError(
             "gguf-corrupt",
-            f"{path.name} says it is shard {name.number} of {name.count}.",
-            f"Restore the name the file was published under: ls '{path.parent}'",
+            text(
+                "{name} says it is shard {number} of {count}.",
+                name=path.name,
+                number=name.number,
+                count=name.count,
+            ),
+            text(
+                "Restore the name the file was published under: ls '{folder}'", folder=path.parent
+            ),
         )
     present = set(_names_in(path.parent))
     wanted = [name.sibling(number) for number in range(1, name.count + 1)]
@@ -67,9 +75,15 @@ def _shards_of(path: Path) -> tuple[Path, ...]:
     if missing:
         raise KtopsError(
             "gguf-missing-shards",
-            f"{len(missing)} of the {name.count} shards of {name.prefix} are missing in "
-            f"{path.parent}: {_shorten(missing)}.",
-            f"Download the missing files into that folder: ls '{path.parent}'",
+            text(
+                "{count} of the {total} shards of {model} are missing in {folder}: {names}.",
+                count=len(missing),
+                total=name.count,
+                model=name.prefix,
+                folder=path.parent,
+                names=_shorten(missing),
+            ),
+            text("Download the missing files into that folder: ls '{folder}'", folder=path.parent),
         )
     return tuple(path.parent / wanted_name for wanted_name in wanted)
 
@@ -84,15 +98,22 @@ def _only_model_in(folder: Path) -> Path:
     if not models:
         raise KtopsError(
             "gguf-not-found",
-            f"There is no .gguf file in {folder} or in its subfolders.",
-            f"ls -R '{folder}'; give --gguf-path the folder that holds the model",
+            text("There is no .gguf file in {folder} or in its subfolders.", folder=folder),
+            text(
+                "ls -R '{folder}'; give --gguf-path the folder that holds the model", folder=folder
+            ),
         )
     if len(models) > 1:
         shown = [str(first.relative_to(folder)) for first in models.values()]
         raise KtopsError(
             "gguf-ambiguous",
-            f"{folder} holds {len(models)} models: {_shorten(sorted(shown))}.",
-            f"Name one of them: --gguf-path '{folder / min(shown)}'",
+            text(
+                "{folder} holds {count} models: {names}.",
+                folder=folder,
+                count=len(models),
+                names=_shorten(sorted(shown)),
+            ),
+            text("Name one of them: --gguf-path '{path}'", path=folder / min(shown)),
         )
     return next(iter(models.values()))
 
@@ -118,15 +139,18 @@ def _not_found(path: Path) -> KtopsError:
     if path.parent.is_dir():
         neighbours = [name for name in _names_in(path.parent) if name.endswith(".gguf")]
     if path.is_symlink():
-        what = f"{path} is a link to a file that does not exist."
+        what = text("{path} is a link to a file that does not exist.", path=path)
     else:
-        what = f"{path} does not exist."
+        what = text("{path} does not exist.", path=path)
     if neighbours:
-        what += f" The folder holds: {_shorten(neighbours)}."
+        what = text(
+            "{problem} The folder holds: {names}.", problem=what, names=_shorten(neighbours)
+        )
     return KtopsError("gguf-not-found", what, f"ls '{path.parent}'")
 
 
-def _shorten(names: Iterable[str]) -> str:
+def _shorten(names: Iterable[str]) -> Text:
     listed = list(names)
     more = len(listed) - _MAX_NAMES_SHOWN
-    return ", ".join(listed[:_MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    shown = joined(listed[:_MAX_NAMES_SHOWN])
+    return text("{names} and {count} more", names=shown, count=more) if more > 0 else shown

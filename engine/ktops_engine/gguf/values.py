@@ -9,15 +9,18 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import Text, text
+
+if TYPE_CHECKING:  # imported when an array is decoded: file names and headers need none of it
+    import numpy as np
+    import numpy.typing as npt
 
 # Bounds on what a header may ask of this process; each is far above any published model.
 MAX_STRING_BYTES = 64 << 20
@@ -61,6 +64,8 @@ class LazyArray:
         """Read and decode the elements: a list of strings, or a numpy array."""
         data = _read_range(self.path, self.start, self.end)
         if self.type != _STRING:
+            import numpy as np
+
             dtype = np.dtype("?" if self.type == _BOOL else _SCALARS[self.type].format)
             return np.frombuffer(data, dtype=dtype)
         unpack = _U64.unpack_from
@@ -73,7 +78,8 @@ class LazyArray:
                 strings.append(data[start:position].decode())
         except (UnicodeDecodeError, struct.error) as error:
             raise corrupt(
-                self.path, f"string {len(strings)} of {self.key} is not UTF-8 text"
+                self.path,
+                text("string {count} of {key} is not UTF-8 text", count=len(strings), key=self.key),
             ) from error
         return strings
 
@@ -104,7 +110,9 @@ class Metadata(Mapping[str, object]):
         value = self._values.get(key)
         if isinstance(value, LazyArray):
             return value.length
-        return len(value) if isinstance(value, list | np.ndarray) else None
+        if isinstance(value, str) or not isinstance(value, Sized):
+            return None
+        return len(value)
 
 
 class Cursor:
@@ -131,11 +139,13 @@ class Cursor:
     def u64(self) -> int:
         return int(self.scalar(_U64))
 
-    def string(self, what: str, limit: int = MAX_STRING_BYTES) -> str:
+    def string(self, what: Text, limit: int = MAX_STRING_BYTES) -> str:
         """One length-prefixed UTF-8 string of at most `limit` bytes."""
         length = self.u64()
         if length > limit:
-            raise corrupt(self.path, f"{what} claims to be {length} bytes long")
+            raise corrupt(
+                self.path, text("{what} claims to be {length} bytes long", what=what, length=length)
+            )
         end = self.position + length
         if end > len(self.data):
             raise self._cut()
@@ -144,7 +154,7 @@ class Cursor:
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
-            raise corrupt(self.path, f"{what} is not UTF-8 text") from error
+            raise corrupt(self.path, text("{what} is not UTF-8 text", what=what)) from error
 
     def value(self, key: str) -> object:
         """The typed value that follows a metadata key."""
@@ -154,21 +164,32 @@ class Cursor:
             if kind != _BOOL:
                 return number
             if number not in (0, 1):
-                raise corrupt(self.path, f"{key} is a boolean with the value {number}")
+                raise corrupt(
+                    self.path,
+                    text("{key} is a boolean with the value {number}", key=key, number=number),
+                )
             return bool(number)
         if kind == _STRING:
-            return self.string(f"the value of {key}")
+            return self.string(text("the value of {key}", key=key))
         if kind == _ARRAY:
             return self._array(key)
-        raise corrupt(self.path, f"{key} has the unknown value type {kind}")
+        raise corrupt(
+            self.path, text("{key} has the unknown value type {kind}", key=key, kind=kind)
+        )
 
     def _array(self, key: str) -> LazyArray:
         kind = self.u32()
         length = self.u64()
         if kind != _STRING and kind not in _SCALARS:
-            raise corrupt(self.path, f"{key} is an array of the unsupported value type {kind}")
+            raise corrupt(
+                self.path,
+                text("{key} is an array of the unsupported value type {kind}", key=key, kind=kind),
+            )
         if length > MAX_ARRAY_LENGTH:
-            raise corrupt(self.path, f"{key} claims to be an array of {length} elements")
+            raise corrupt(
+                self.path,
+                text("{key} claims to be an array of {length} elements", key=key, length=length),
+            )
         start = self.position
         if kind == _STRING:
             self._skip_strings(key, length)
@@ -181,7 +202,14 @@ class Cursor:
     def _skip_strings(self, key: str, count: int) -> None:
         self._strings_left -= count
         if self._strings_left < 0:
-            raise corrupt(self.path, f"{key} takes the metadata past {MAX_STRINGS} strings")
+            raise corrupt(
+                self.path,
+                text(
+                    "{key} takes the metadata past {limit} strings",
+                    key=key,
+                    limit=MAX_STRINGS,
+                ),
+            )
         data, unpack, position = self.data, _U64.unpack_from, self.position
         try:
             for _ in range(count):
@@ -195,18 +223,25 @@ class Cursor:
     def _cut(self) -> KtopsError:
         return KtopsError(
             "gguf-truncated",
-            f"{self.path} ends inside its header: the {len(self.data)} bytes on disk are not "
-            "enough for its metadata and tensor table.",
-            f"The download stopped early or was damaged; download it again: rm '{self.path}'",
+            text(
+                "{path} ends inside its header: the {count} bytes on disk are not enough for "
+                "its metadata and tensor table.",
+                path=self.path,
+                count=len(self.data),
+            ),
+            text(
+                "The download stopped early or was damaged; download it again: rm '{path}'",
+                path=self.path,
+            ),
         )
 
 
-def corrupt(path: Path, what: str) -> KtopsError:
+def corrupt(path: Path, what: Text) -> KtopsError:
     """The error for a header that contradicts itself or the format."""
     return KtopsError(
         "gguf-corrupt",
-        f"{path} is damaged: {what}.",
-        f"Download it again: rm '{path}'",
+        text("{path} is damaged: {what}.", path=path, what=what),
+        text("Download it again: rm '{path}'", path=path),
     )
 
 
@@ -217,7 +252,7 @@ def _read_range(path: Path, start: int, end: int) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     if len(data) != end - start:
-        raise corrupt(path, "it became shorter while it was being read")
+        raise corrupt(path, text("it became shorter while it was being read"))
     return data
 
 
@@ -225,6 +260,6 @@ def unreadable(path: Path, error: OSError) -> KtopsError:
     """The error for a file the operating system will not let us read."""
     return KtopsError(
         "gguf-unreadable",
-        f"{path} cannot be read: {error.strerror or error}.",
-        f"Check its permissions and the disk: ls -l '{path}'; dmesg | tail",
+        text("{path} cannot be read: {reason}.", path=path, reason=error.strerror or error),
+        text("Check its permissions and the disk: ls -l '{path}'; dmesg | tail", path=path),
     )

@@ -19,6 +19,7 @@ from ktops_engine.model_config.fit import check_fits_tensors
 from ktops_engine.model_config.from_gguf import read_gguf_config
 from ktops_engine.model_config.from_json import read_config_json
 from ktops_engine.model_config.rope import YarnScaling
+from ktops_engine.text import Text, joined, text
 
 _ROUTING = MappingProxyType(
     {
@@ -75,14 +76,18 @@ class ModelConfig:
         self._check_sizes()
         self._check_routing()
         if not 0 < self.rms_norm_eps < 1:
-            raise _invalid("rms_norm_eps", self.rms_norm_eps, "a number between 0 and 1")
+            raise _invalid("rms_norm_eps", self.rms_norm_eps, text("a number between 0 and 1"))
         if not 1 < self.rope_theta < math.inf:
-            raise _invalid("rope_theta", self.rope_theta, "a number above 1")
+            raise _invalid("rope_theta", self.rope_theta, text("a number above 1"))
         if not 0 < self.routed_scaling_factor < math.inf:
-            raise _invalid("routed_scaling_factor", self.routed_scaling_factor, "positive")
+            raise _invalid("routed_scaling_factor", self.routed_scaling_factor, text("positive"))
         for token_id in (self.bos_token_id, *self.eos_token_ids):
             if token_id is not None and not 0 <= token_id < self.vocab_size:
-                raise _invalid("a bos or eos token id", token_id, f"below {self.vocab_size}")
+                raise _invalid(
+                    text("a bos or eos token id"),
+                    token_id,
+                    text("below {limit}", limit=self.vocab_size),
+                )
 
     @property
     def qk_head_dim(self) -> int:
@@ -99,42 +104,75 @@ class ModelConfig:
             if field.type == "int" or (field.name == "q_lora_rank" and value is not None):
                 lowest = 0 if field.name in _MAY_BE_ZERO else 1
                 if not lowest <= value <= _MAX_SIZE:
-                    raise _invalid(field.name, value, f"a number from {lowest} to {_MAX_SIZE}")
+                    raise _invalid(
+                        field.name,
+                        value,
+                        text(
+                            "a number from {low} to {high}",
+                            low=lowest,
+                            high=_MAX_SIZE,
+                        ),
+                    )
         if self.qk_rope_head_dim % 2:
-            raise _invalid("qk_rope_head_dim", self.qk_rope_head_dim, "even: it holds pairs")
+            raise _invalid("qk_rope_head_dim", self.qk_rope_head_dim, text("even: it holds pairs"))
         if self.first_k_dense_replace > self.num_hidden_layers:
             raise _invalid(
                 "first_k_dense_replace",
                 self.first_k_dense_replace,
-                f"at most num_hidden_layers ({self.num_hidden_layers})",
+                text(
+                    "at most num_hidden_layers ({value})",
+                    value=self.num_hidden_layers,
+                ),
             )
         if self.moe_layer_freq != 1:
-            raise _unsupported(f"moe_layer_freq {self.moe_layer_freq} (only 1 is)")
+            raise _unsupported(
+                text(
+                    "moe_layer_freq {value} (only 1 is)",
+                    value=self.moe_layer_freq,
+                )
+            )
 
     def _check_routing(self) -> None:
         if _ROUTING.get(self.topk_method) != self.scoring_func:
             raise _unsupported(
-                f"expert routing {self.topk_method!r} on {self.scoring_func!r} scores (only "
-                + ", ".join(f"{method} on {scores}" for method, scores in _ROUTING.items())
-                + ")"
+                text(
+                    "expert routing {method!r} on {scores!r} scores (only {known})",
+                    method=self.topk_method,
+                    scores=self.scoring_func,
+                    known=joined(
+                        text("{method} on {scores}", method=method, scores=scores)
+                        for method, scores in _ROUTING.items()
+                    ),
+                )
             )
         group_size, rest = divmod(self.n_routed_experts, self.n_group)
         if rest or (self.topk_method == "noaux_tc" and self.n_group > 1 and group_size < 2):
             raise _invalid(
-                "n_group", self.n_group, f"a divisor of {self.n_routed_experts} experts, in twos"
+                "n_group",
+                self.n_group,
+                text(
+                    "a divisor of {count} experts, in twos",
+                    count=self.n_routed_experts,
+                ),
             )
         if self.topk_group > self.n_group:
-            raise _invalid("topk_group", self.topk_group, f"at most n_group ({self.n_group})")
+            raise _invalid(
+                "topk_group",
+                self.topk_group,
+                text("at most n_group ({value})", value=self.n_group),
+            )
         reachable = self.topk_group * group_size
         if self.num_experts_per_tok > reachable:
             raise _invalid(
                 "num_experts_per_tok",
                 self.num_experts_per_tok,
-                f"at most the {reachable} experts a token can reach",
+                text("at most the {reachable} experts a token can reach", reachable=reachable),
             )
 
 
-def resolve_model_config(gguf: GgufModel, model_path: Path | None) -> tuple[ModelConfig, list[str]]:
+def resolve_model_config(
+    gguf: GgufModel, model_path: Path | None
+) -> tuple[ModelConfig, list[Text]]:
     """The configuration of `gguf`, and notes for the log on what was taken from where.
 
     `model_path` is a folder with config.json (and generation_config.json, for more end tokens);
@@ -160,18 +198,22 @@ def resolve_model_config(gguf: GgufModel, model_path: Path | None) -> tuple[Mode
     if missing:
         raise KtopsError(
             "gguf-metadata-invalid",
-            f"{gguf.paths[0]} does not say: {', '.join(missing)}.",
-            "Give the folder of the model's config.json: --model-path FOLDER",
+            text("{path} does not say: {names}.", path=gguf.paths[0], names=", ".join(missing)),
+            text("Give the folder of the model's config.json: --model-path FOLDER"),
         )
     config = ModelConfig(**values)
     check_fits_tensors(config, gguf, source)
     return config, notes
 
 
-def _differences(from_json: Mapping[str, Any], from_file: Mapping[str, Any]) -> list[str]:
+def _differences(from_json: Mapping[str, Any], from_file: Mapping[str, Any]) -> list[Text]:
     return [
-        f"{name}: config.json has {from_json[name]}, the GGUF has {from_file[name]}; "
-        "using config.json"
+        text(
+            "{name}: config.json has {here}, the GGUF has {there}; using config.json",
+            name=name,
+            here=from_json[name],
+            there=from_file[name],
+        )
         for name in sorted(from_json.keys() & from_file.keys())
         if not _same(from_json[name], from_file[name])
     ]
@@ -189,17 +231,28 @@ def _same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def _invalid(name: str, value: object, expected: str) -> KtopsError:
+def _invalid(name: str, value: object, expected: Text) -> KtopsError:
     return KtopsError(
         "config-invalid",
-        f"The model's configuration has {name} = {value}; it must be {expected}.",
-        "Download the model's config.json again, or drop --model-path to use the GGUF's own values",
+        text(
+            "The model's configuration has {name} = {value}; it must be {expected}.",
+            name=name,
+            value=value,
+            expected=expected,
+        ),
+        text(
+            "Download the model's config.json again, or drop --model-path to use the GGUF's"
+            " own values"
+        ),
     )
 
 
-def _unsupported(feature: str) -> KtopsError:
+def _unsupported(feature: Text) -> KtopsError:
     return KtopsError(
         "unsupported-model-feature",
-        f"The model's configuration asks for {feature}; ktops does not support that.",
+        text(
+            "The model's configuration asks for {feature}; ktops does not support that.",
+            feature=feature,
+        ),
         "ktops models",
     )

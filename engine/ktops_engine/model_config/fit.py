@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
+from ktops_engine.text import Text, text
 
 if TYPE_CHECKING:
     from ktops_engine.model_config.config import ModelConfig
@@ -20,18 +21,29 @@ def check_fits_tensors(config: ModelConfig, gguf: GgufModel, source: str) -> Non
     for name, expected in _expected_shapes(config).items():
         tensor = gguf.tensors.get(name)
         if tensor is None:
-            raise _mismatch(gguf, source, f"there is no tensor {name}")
+            raise _mismatch(gguf, source, text("there is no tensor {name}", name=name))
         if tensor.shape != expected:
             raise _mismatch(
                 gguf,
                 source,
-                f"{name} is {_times(tensor.shape)} and the configuration makes it "
-                f"{_times(expected)}",
+                text(
+                    "{name} is {shape} and the configuration makes it {expected}",
+                    name=name,
+                    shape=_times(tensor.shape),
+                    expected=_times(expected),
+                ),
             )
     if f"blk.{config.num_hidden_layers}.attn_output.weight" in gguf.tensors and not any(
         name.startswith(f"blk.{config.num_hidden_layers}.nextn.") for name in gguf.tensors
     ):
-        raise _mismatch(gguf, source, f"it has more than {config.num_hidden_layers} layers")
+        raise _mismatch(
+            gguf,
+            source,
+            text(
+                "it has more than {count} layers",
+                count=config.num_hidden_layers,
+            ),
+        )
 
 
 def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -65,9 +77,14 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _mismatch(gguf: GgufModel, source: str, why: str) -> KtopsError:
+def _mismatch(gguf: GgufModel, source: str, why: Text) -> KtopsError:
     return KtopsError(
         "config-mismatch",
-        f"{source} does not describe {gguf.paths[0]}: {why}.",
-        "Give --model-path the config folder of the same model, or leave it out",
+        text(
+            "{source} does not describe {path}: {why}.",
+            source=source,
+            path=gguf.paths[0],
+            why=why,
+        ),
+        text("Give --model-path the config folder of the same model, or leave it out"),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
 from ktops_engine.model_config.rope import YarnScaling
+from ktops_engine.text import Text, text
 
 ARCHITECTURE = "deepseek2"
 _MAX_PREDICTION_BLOCKS = 8
@@ -47,8 +48,8 @@ class GgufConfig:
 
     stated: dict[str, Any]
     inferred: dict[str, Any]
-    notes: list[str]
-    inferences: list[str]
+    notes: list[Text]
+    inferences: list[Text]
 
 
 def read_gguf_config(gguf: GgufModel) -> GgufConfig:
@@ -60,8 +61,14 @@ def read_gguf_config(gguf: GgufModel) -> GgufConfig:
         named = f" ({gguf.name})" if gguf.name else ""
         raise KtopsError(
             "unsupported-architecture",
-            f"{gguf.paths[0]} is a {gguf.architecture} model{named}; ktops runs DeepSeek-V2, "
-            f"V2-Lite, V3, R1 and Kimi-K2 (GGUF architecture {ARCHITECTURE}).",
+            text(
+                "{path} is a {architecture} model{named}; ktops runs DeepSeek-V2, V2-Lite, V3, "
+                "R1 and Kimi-K2 (GGUF architecture {supported}).",
+                path=gguf.paths[0],
+                architecture=gguf.architecture,
+                named=named,
+                supported=ARCHITECTURE,
+            ),
             "ktops models",
         )
     keys = _Keys(gguf)
@@ -79,7 +86,7 @@ def read_gguf_config(gguf: GgufModel) -> GgufConfig:
     }
     inferred, inferences = _infer_routing(keys, stated)
     skipped = sorted({name.split(".")[1] for name in gguf.tensors if ".nextn." in name})
-    notes = [f"skipping multi-token prediction block {block}" for block in skipped]
+    notes = [text("skipping multi-token prediction block {block}", block=at) for at in skipped]
     return GgufConfig(stated, inferred, notes, inferences)
 
 
@@ -93,14 +100,14 @@ class _Keys:
         value = self._get(key)
         if value is None or (isinstance(value, int) and not isinstance(value, bool)):
             return value
-        raise self._invalid(key, value, "a whole number")
+        raise self._invalid(key, value, text("a whole number"))
 
     def number(self, key: str, default: float | None = None) -> float | None:
         value = self._get(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._invalid(key, value, "a number")
+            raise self._invalid(key, value, text("a number"))
         # Stored as float32: 1e-6 comes back as 9.99999997e-07. The shortest decimal that
         # is the same float32 is what was written.
         with np.errstate(over="ignore"):
@@ -110,23 +117,29 @@ class _Keys:
         value = self._get(key)
         if value is None or isinstance(value, bool):
             return value
-        raise self._invalid(key, value, "true or false")
+        raise self._invalid(key, value, text("true or false"))
 
     def text(self, key: str) -> str | None:
         value = self._get(key)
         if value is None or isinstance(value, str):
             return value
-        raise self._invalid(key, value, "a text")
+        raise self._invalid(key, value, text("a text"))
 
     def _get(self, key: str) -> object:
         full = key if key.startswith("tokenizer.") else f"{ARCHITECTURE}.{key}"
         return self.gguf.metadata.get(full)
 
-    def _invalid(self, key: str, value: object, expected: str) -> KtopsError:
+    def _invalid(self, key: str, value: object, expected: Text) -> KtopsError:
         return KtopsError(
             "gguf-metadata-invalid",
-            f"{self.gguf.paths[0]} has {value!r} under {key}, which should be {expected}.",
-            "Download the model again, from a publisher that converts with current tools",
+            text(
+                "{path} has {value!r} under {key}, which should be {expected}.",
+                path=self.gguf.paths[0],
+                value=value,
+                key=key,
+                expected=expected,
+            ),
+            text("Download the model again, from a publisher that converts with current tools"),
         )
 
 
@@ -161,7 +174,7 @@ def _num_layers(keys: _Keys) -> int | None:
 def _routing(keys: _Keys) -> dict[str, Any]:
     gating = keys.integer("expert_gating_func") or None
     if gating is not None and gating not in _GATING:
-        raise _unsupported(keys.gguf, f"expert gating function {gating}")
+        raise _unsupported(keys.gguf, text("expert gating function {gating}", gating=gating))
     return {
         "scoring_func": None if gating is None else _GATING[gating],
         # Converters leave out a factor of 1 and a norm of false, or write 0 for the factor.
@@ -171,26 +184,35 @@ def _routing(keys: _Keys) -> dict[str, Any]:
     }
 
 
-def _infer_routing(keys: _Keys, stated: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _infer_routing(keys: _Keys, stated: dict[str, Any]) -> tuple[dict[str, Any], list[Text]]:
     """Scores, groups and method where the keys are missing, and a note on inferred groups."""
     has_bias = any(name.endswith(".exp_probs_b.bias") for name in keys.gguf.tensors)
     # Files of DeepSeek-V2 predate the gating key; only V3's routers have a correction bias.
     scoring = stated.get("scoring_func", "sigmoid" if has_bias else "softmax")
     if has_bias != (scoring == "sigmoid"):
         raise _unsupported(
-            keys.gguf, f"{scoring} routing with{'' if has_bias else 'out'} exp_probs_b"
+            keys.gguf,
+            text("{scoring} routing with exp_probs_b", scoring=scoring)
+            if has_bias
+            else text("{scoring} routing without exp_probs_b", scoring=scoring),
         )
     shape = (stated.get("n_routed_experts", 0), stated.get("num_hidden_layers", 0))
     n_group, topk_group = _KNOWN_GROUPS.get(shape, (1, 1))
-    inferences = []
+    inferences: list[Text] = []
     if not stated.get("n_group"):
         if n_group > 1:
             inferences.append(
-                f"expert groups: the GGUF does not say; using {topk_group} of {n_group}, as the "
-                f"DeepSeek model of {shape[0]} experts in {shape[1]} layers does"
+                text(
+                    "expert groups: the GGUF does not say; using {topk_group} of {n_group}, as "
+                    "the DeepSeek model of {num_experts} experts in {num_layers} layers does",
+                    topk_group=topk_group,
+                    n_group=n_group,
+                    num_experts=shape[0],
+                    num_layers=shape[1],
+                )
             )
         elif shape not in _KNOWN_GROUPS:
-            inferences.append("expert groups: the GGUF does not say; routing without them")
+            inferences.append(text("expert groups: the GGUF does not say; routing without them"))
     n_group = stated.get("n_group") or n_group
     method = "noaux_tc"
     if scoring == "softmax":
@@ -215,7 +237,7 @@ def _rope_scaling(keys: _Keys) -> YarnScaling | None:
     if kind in (None, "none"):
         return None
     if kind != "yarn":
-        raise _unsupported(keys.gguf, f"rope scaling of type {kind!r}")
+        raise _unsupported(keys.gguf, text("rope scaling of type {kind!r}", kind=kind))
     factor = keys.number("rope.scaling.factor", 1.0)
     log_multiplier = keys.number("rope.scaling.yarn_log_multiplier")
     mscale = {}
@@ -247,9 +269,13 @@ def _tokens(keys: _Keys) -> dict[str, Any]:
     }
 
 
-def _unsupported(gguf: GgufModel, feature: str) -> KtopsError:
+def _unsupported(gguf: GgufModel, feature: Text) -> KtopsError:
     return KtopsError(
         "unsupported-model-feature",
-        f"{gguf.paths[0]} asks for {feature}; ktops does not support that.",
+        text(
+            "{path} asks for {feature}; ktops does not support that.",
+            path=gguf.paths[0],
+            feature=feature,
+        ),
         "ktops models",
     )

@@ -11,6 +11,7 @@ from typing import Any
 from ktops_engine.errors import KtopsError
 from ktops_engine.model_config.json_file import read_json_object, unusable
 from ktops_engine.model_config.rope import YarnScaling
+from ktops_engine.text import text
 
 SUPPORTED_MODEL_TYPES = ("deepseek_v2", "deepseek_v3", "kimi_k2")
 
@@ -53,9 +54,11 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     if raw is None:
         raise KtopsError(
             "config-not-found",
-            f"There is no config.json in {folder}.",
-            "Give --model-path a folder with the model's config.json, or leave it out to use "
-            "the GGUF's own values",
+            text("There is no config.json in {folder}.", folder=folder),
+            text(
+                "Give --model-path a folder with the model's config.json, or leave it out to "
+                "use the GGUF's own values"
+            ),
         )
     _check_architecture(path, raw)
     _check_features(path, raw)
@@ -82,12 +85,18 @@ def _check_architecture(path: Path, raw: Mapping[str, Any]) -> None:
     model_type = raw.get("model_type")
     if model_type in SUPPORTED_MODEL_TYPES:
         return
-    architectures = raw.get("architectures") or [model_type or "no architecture"]
+    architectures = raw.get("architectures") or [model_type or text("no architecture")]
     named = architectures[0] if isinstance(architectures, list) else architectures
     raise KtopsError(
         "unsupported-architecture",
-        f"{path} describes {named} (model_type {model_type}); ktops runs DeepSeek-V2, V2-Lite, "
-        f"V3, R1 and Kimi-K2 (model_type {', '.join(SUPPORTED_MODEL_TYPES)}).",
+        text(
+            "{path} describes {named} (model_type {model_type}); ktops runs DeepSeek-V2, "
+            "V2-Lite, V3, R1 and Kimi-K2 (model_type {supported}).",
+            path=path,
+            named=named,
+            model_type=model_type,
+            supported=", ".join(SUPPORTED_MODEL_TYPES),
+        ),
         "ktops models",
     )
 
@@ -101,9 +110,9 @@ def _check_features(path: Path, raw: Mapping[str, Any]) -> None:
     elif raw.get("mlp_bias"):
         found = "mlp_bias"
     elif raw.get("index_topk") is not None:
-        found = "sparse attention (index_topk)"
+        found = text("sparse attention (index_topk)")
     elif raw.get("rope_interleave") is False:
-        found = "rotary embedding that is not interleaved"
+        found = text("rotary embedding that is not interleaved")
     if found is not None:
         raise _unsupported(path, found)
 
@@ -117,11 +126,11 @@ def _routing(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name, value in values.items():
         if not isinstance(value, str):
-            raise unusable(path, f"{name} is {value!r}, not a name")
+            raise unusable(path, text("{name} is {value!r}, not a name", name=name, value=value))
     norm = raw.get("norm_topk_prob")
     values["norm_topk_prob"] = is_v3 if norm is None else norm
     if not isinstance(values["norm_topk_prob"], bool):
-        raise unusable(path, f"norm_topk_prob is {norm!r}, not true or false")
+        raise unusable(path, text("norm_topk_prob is {norm!r}, not true or false", norm=norm))
     if values["topk_method"] == "greedy":
         # Without a group limit the group fields mean nothing, whatever they say.
         values |= {"n_group": 1, "topk_group": 1}
@@ -131,7 +140,9 @@ def _routing(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 def _rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
-        raise unusable(path, f"its rope scaling is {scaling!r}, not an object")
+        raise unusable(
+            path, text("its rope scaling is {scaling!r}, not an object", scaling=scaling)
+        )
     values: dict[str, Any] = {"rope_scaling": None}
     theta = scaling.get("rope_theta", raw.get("rope_theta"))
     if theta is not None:
@@ -140,19 +151,22 @@ def _rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return values
     if kind != "yarn":
-        raise _unsupported(path, f"rope scaling of type {kind!r}")
+        raise _unsupported(path, text("rope scaling of type {kind!r}", kind=kind))
     if scaling.get("attention_factor") is not None or scaling.get("truncate") is False:
-        raise _unsupported(path, "rope scaling with attention_factor or without truncation")
+        raise _unsupported(path, text("rope scaling with attention_factor or without truncation"))
 
     def number(name: str, default: float | None = None) -> float:
         value = scaling.get(name)
-        return _number(path, f"rope scaling's {name}", default if value is None else value)
+        label = text("rope scaling's {name}", name=name)
+        return _number(path, label, default if value is None else value)
 
     original = scaling.get("original_max_position_embeddings")
     values["rope_scaling"] = YarnScaling(
         factor=number("factor"),
         original_max_position_embeddings=_integer(
-            path, "rope scaling's original_max_position_embeddings", original
+            path,
+            text("rope scaling's {name}", name="original_max_position_embeddings"),
+            original,
         ),
         beta_fast=number("beta_fast", 32.0),
         beta_slow=number("beta_slow", 1.0),
@@ -181,7 +195,7 @@ def _integer(path: Path, name: str, value: object) -> int:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise unusable(path, f"{name} is {value!r}, not a whole number")
+    raise unusable(path, text("{name} is {value!r}, not a whole number", name=name, value=value))
 
 
 def _number(path: Path, name: str, value: object) -> float:
@@ -192,12 +206,12 @@ def _number(path: Path, name: str, value: object) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    raise unusable(path, f"{name} is {value!r}, not a number")
+    raise unusable(path, text("{name} is {value!r}, not a number", name=name, value=value))
 
 
 def _unsupported(path: Path, feature: str) -> KtopsError:
     return KtopsError(
         "unsupported-model-feature",
-        f"{path} asks for {feature}; ktops does not support that.",
+        text("{path} asks for {feature}; ktops does not support that.", path=path, feature=feature),
         "ktops models",
     )

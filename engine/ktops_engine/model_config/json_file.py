@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -18,16 +19,16 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise unusable(path, f"it is larger than {MAX_JSON_BYTES >> 20} MiB")
+            raise unusable(path, text("it is larger than {limit} MiB", limit=MAX_JSON_BYTES >> 20))
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise unusable(path, f"it cannot be read ({error.strerror})") from error
+        raise unusable(path, text("it cannot be read ({reason})", reason=error.strerror)) from error
     except (ValueError, RecursionError) as error:
-        raise unusable(path, f"it is not JSON ({error})") from error
+        raise unusable(path, text("it is not JSON ({error})", error=error)) from error
     if not isinstance(value, dict):
-        raise unusable(path, "its top level is not an object")
+        raise unusable(path, text("its top level is not an object"))
     return value
 
 
@@ -35,6 +36,6 @@ def unusable(path: Path, why: str) -> KtopsError:
     """The error for a configuration file that says something it cannot mean."""
     return KtopsError(
         "config-invalid",
-        f"{path} is not usable: {why}.",
-        f"Download it again from the model's repository: rm '{path}'",
+        text("{path} is not usable: {why}.", path=path, why=why),
+        text("Download it again from the model's repository: rm '{path}'", path=path),
     )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,26 @@ class YarnScaling:
 
     def __post_init__(self) -> None:
         """Raise KtopsError config-invalid for values that make no frequencies."""
-        problem = None
+        problem: str | None = None
         if not 1 <= self.factor < math.inf:
-            problem = f"factor = {self.factor}; it must be at least 1"
+            problem = text("factor = {factor}; it must be at least 1", factor=self.factor)
         elif not 0 < self.original_max_position_embeddings < 1 << 31:
             problem = f"original_max_position_embeddings = {self.original_max_position_embeddings}"
         elif not 0 < self.beta_slow < self.beta_fast < math.inf:
-            problem = f"beta_slow = {self.beta_slow} and beta_fast = {self.beta_fast}"
+            problem = text(
+                "beta_slow = {slow} and beta_fast = {fast}",
+                slow=self.beta_slow,
+                fast=self.beta_fast,
+            )
         elif not (0 <= self.mscale < math.inf and 0 <= self.mscale_all_dim < math.inf):
-            problem = f"mscale = {self.mscale} and mscale_all_dim = {self.mscale_all_dim}"
+            problem = text(
+                "mscale = {mscale} and mscale_all_dim = {all_dim}",
+                mscale=self.mscale,
+                all_dim=self.mscale_all_dim,
+            )
         if problem is not None:
             raise KtopsError(
                 "config-invalid",
-                f"The model's rope scaling has {problem}.",
-                "Download the model's config.json again",
+                text("The model's rope scaling has {problem}.", problem=problem),
+                text("Download the model's config.json again"),
             )
