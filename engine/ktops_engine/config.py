@@ -13,7 +13,8 @@ class EngineConfig:
     `gguf_path` is any shard of a GGUF or the folder that holds one; `model_path` is a config-only
     folder (config.json, tokenizer.json, ...) whose values win over GGUF metadata. `cpu_infer` is
     the number of CPU threads, `ctx_size` the tokens one request may span (prompt and answer),
-    `prefill_chunk` the prompt tokens computed in one step.
+    `prefill_chunk` the prompt tokens computed in one step. `gpu_memory_bytes` is the memory to use
+    on each GPU.
     """
 
     gguf_path: Path
@@ -23,3 +24,4 @@ class EngineConfig:
     prefill_chunk: int = 512
     max_running: int = 1
     max_waiting: int = 64
+    gpu_memory_bytes: int | None = None

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 
 @dataclass(frozen=True)
+class GpuFacts:
+    """One GPU. Rates are None where nobody knows them: `read_bandwidth` of its memory and
+    `pcie_bandwidth` from RAM in bytes/s, `bf16_flops` of dense matrix products in FLOP/s."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    read_bandwidth: float | None = None
+    pcie_bandwidth: float | None = None
+    bf16_flops: float | None = None
+
+
+@dataclass(frozen=True)
 class MachineFacts:
     """`cpus` holds one logical CPU of every physical core that this process may run on, in order;
-    `available_ram_bytes` is what can still be taken, the tightest control group counted."""
+    `available_ram_bytes` is what can still be taken, the tightest control group counted.
+
+    `read_bandwidth` of the RAM is in bytes/s, None when unknown; `bandwidth_is_measured` tells it
+    from a datasheet's. `isa` is the instruction set the kernels would use, "" when unknown.
+    """
 
     cpus: tuple[int, ...]
     total_ram_bytes: int
     available_ram_bytes: int
+    gpus: tuple[GpuFacts, ...] = ()
+    num_nodes: int = 1
+    read_bandwidth: float | None = None
+    bandwidth_is_measured: bool = False
+    isa: str = ""
+    name: str = ""
 
 
 def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> MachineFacts:
-    """Read the facts of the machine this process runs on."""
+    """Read what the kernel knows of the machine this process runs on: neither GPUs nor bandwidth,
+    which take longer to find out (`ktops_engine.gpus`, `ktops_engine.bandwidth`)."""
     memory = psutil.virtual_memory()
     total, available = int(memory.total), int(memory.available)
     for limit, used in _cgroup_memory(sys_root, proc_root):
@@ -30,7 +54,45 @@ def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc"
         cpus=physical_cpus(sorted(os.sched_getaffinity(0)), sys_root),
         total_ram_bytes=total,
         available_ram_bytes=available,
+        num_nodes=max(1, len(list((sys_root / "devices/system/node").glob("node[0-9]*")))),
+        isa=_isa(proc_root),
+        name=_cpu_name(proc_root),
     )
+
+
+def engine_machine(machine: MachineFacts) -> MachineFacts:
+    """What of `machine` the engine of this version computes with: its CPUs and RAM, no GPU, no AMX.
+
+    The one place that says so: whatever loads or serves a model plans for this, while `ktops plan`
+    also plans for the GPUs.
+    """
+    return replace(machine, gpus=(), isa="avx512vnni" if machine.isa == "amx" else machine.isa)
+
+
+def _isa(proc_root: Path) -> str:
+    """The best instruction set of the first CPU, by the names of the kernels."""
+    flags = set(_cpuinfo(proc_root, "flags").split())
+    if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
+        if "amx_tile" in flags and "amx_bf16" in flags:
+            return "amx"
+        return "avx512vnni" if "avx512_vnni" in flags else "avx512"
+    return "avx2" if {"avx2", "fma", "f16c"} <= flags else "scalar" if flags else ""
+
+
+def _cpu_name(proc_root: Path) -> str:
+    return " ".join(_cpuinfo(proc_root, "model name").split())
+
+
+def _cpuinfo(proc_root: Path, wanted: str) -> str:
+    try:
+        lines = (proc_root / "cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field.strip() == wanted:
+            return value.strip()
+    return ""
 
 
 def physical_cpus(allowed: list[int], sys_root: Path = Path("/sys")) -> tuple[int, ...]:

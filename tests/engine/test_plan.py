@@ -2,65 +2,174 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned_models import GIB, config, described, machine
 
-from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
-from ktops_engine.machine import MachineFacts
-from ktops_engine.model_config import ModelConfig
-from ktops_engine.plan import cache_bytes_per_token, plan
+from ktops_engine.machine import engine_machine
+from ktops_engine.plan import (
+    WEIGHT_PARTS,
+    Part,
+    cache_bytes_per_token,
+    every_token_gpu_bytes,
+    largest_context,
+    place,
+    plan,
+)
 
-GIB = 1 << 30
-R1_WEIGHTS = int(376.65 * GIB)
-
-
-def r1() -> ModelConfig:
-    return ModelConfig(
-        vocab_size=129280, hidden_size=7168, intermediate_size=18432, moe_intermediate_size=2048,
-        num_hidden_layers=61, num_attention_heads=128, n_shared_experts=1, n_routed_experts=256,
-        num_experts_per_tok=8, first_k_dense_replace=3, n_group=8, topk_group=4,
-        topk_method="noaux_tc", scoring_func="sigmoid", norm_topk_prob=True,
-        routed_scaling_factor=2.5, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128,
-        qk_rope_head_dim=64, v_head_dim=128, rope_theta=10000.0, rope_scaling=None,
-        rms_norm_eps=1e-6, max_position_embeddings=163840, bos_token_id=0, eos_token_ids=(1,),
-        tie_word_embeddings=False,
-    )  # fmt: skip
+R1 = described()
+LITE = described("v2-lite-q4km")
+unhurried = settings(deadline=None, max_examples=50)  # the machine may be busy
 
 
-def machine(num_cores: int = 64, ram: int = 512 * GIB) -> MachineFacts:
-    return MachineFacts(tuple(range(num_cores)), ram, ram)
+def placed(placement, part):
+    return sum(share.parts.get(part, 0) for share in (placement.ram, *placement.gpus))
 
 
-def config(**values: object) -> EngineConfig:
-    return EngineConfig(Path("model.gguf"), **values)
+def gib(low, high):
+    return st.integers(low * GIB, high * GIB)
 
 
 def test_r1_fits_a_server_with_the_memory_it_is_said_to_need():
-    placement = plan(config(), r1(), R1_WEIGHTS, machine(ram=384 * GIB))
-    assert R1_WEIGHTS < placement.total_bytes < 384 * GIB
-    assert placement.kv_cache_bytes == 8192 * cache_bytes_per_token(r1())
+    placement = plan(config(), R1, machine(384 * GIB))
+    assert R1.bytes.total < placement.total_bytes < 384 * GIB
+    assert placement.kv_cache_bytes == 8192 * cache_bytes_per_token(R1.config)
 
 
 def test_r1_on_a_laptop_is_refused_with_the_numbers():
     with pytest.raises(KtopsError) as caught:
-        plan(config(), r1(), R1_WEIGHTS, machine(ram=64 * GIB))
+        plan(config(), R1, machine(64 * GIB))
     assert caught.value.code == "not-enough-memory"
     assert caught.value.exit_status == 4
     assert "64.0" in caught.value.message
 
 
+def test_without_a_gpu_everything_is_in_ram_and_attention_is_float32():
+    placement = place(config(), R1, machine())
+    assert (placement.gpus, placement.gpu_layers, placement.prefill_chunk) == ((), 0, 512)
+    assert placement.weights_bytes == R1.bytes.total
+    assert placement.kv_up_bytes == 61 * 128 * 256 * 512 * 4
+
+
+def test_r1_at_8k_takes_about_14_gb_of_a_gpu_and_the_experts_stay_in_ram():
+    placement = place(config(), R1, machine(vram=(48 * GIB,)))
+    assert placement.every_token_vram_bytes == placement.vram_bytes
+    assert placement.vram_bytes == pytest.approx(14e9, rel=0.05)
+    assert placement.ram.routed_bytes == R1.bytes.routed_experts
+    assert placement.kv_up_bytes == 0
+    assert placement.gpus[0].parts[Part.KV_CACHE] == 8192 * 61 * 576 * 2
+    assert placement.ram.parts[Part.TOKEN_EMBEDDING] == R1.bytes.embedding
+
+
+def test_a_budget_lets_experts_into_spare_gpu_memory():
+    placement = place(config(gpu_memory_bytes=40 * GIB), R1, machine(vram=(48 * GIB,)))
+    (share,) = placement.gpus
+    assert 39 * GIB < share.total_bytes <= 40 * GIB
+    assert share.routed_bytes + placement.ram.routed_bytes == R1.bytes.routed_experts
+    assert placement.gpu_expert_layers == 3
+
+
+def test_experts_that_ram_cannot_hold_go_to_the_gpus():
+    small = machine(320 * GIB, vram=(80 * GIB, 80 * GIB))
+    placement = place(config(), R1, small)
+    assert placement.fits
+    assert placement.ram.total_bytes == pytest.approx(320 * GIB, rel=0.001)
+    assert sum(share.routed_bytes for share in placement.gpus) > 40 * GIB
+
+
+def test_a_machine_whose_gpus_hold_the_model_has_nearly_nothing_in_ram():
+    placement = place(config(), R1, machine(64 * GIB, vram=(96 * GIB,) * 8))
+    assert placement.fits
+    assert placement.ram.routed_bytes == 0
+    assert placement.gpu_expert_layers == 58
+    assert placement.total_bytes < 3 * GIB
+
+
+def test_a_small_gpu_hands_layers_back_and_a_tiny_one_is_left_alone():
+    whole = place(config(), R1, machine(vram=(every_token_gpu_bytes(config(), R1) + GIB,)))
+    assert whole.gpu_layers == 61
+    assert whole.ram.weights_bytes == R1.bytes.routed_experts + R1.bytes.embedding
+    no_dense = place(config(), R1, machine(vram=(11 * GIB,)))
+    assert no_dense.gpu_layers == 61
+    assert no_dense.ram.parts[Part.DENSE_LAYERS] == R1.bytes.by_part()[Part.DENSE_LAYERS]
+    some = place(config(), R1, machine(vram=(5 * GIB,)))
+    assert 0 < some.gpu_layers < 61
+    assert some.kv_up_bytes == pytest.approx((61 - some.gpu_layers) * 128 * 256 * 512 * 4)
+    tiny = place(config(), R1, machine(vram=(GIB,)))
+    assert (tiny.gpus, tiny.gpu_layers) == ((), 0)
+
+
+def test_the_engine_of_this_version_plans_without_the_gpus():
+    with_gpu = machine(vram=(48 * GIB,))
+    assert engine_machine(with_gpu) == dataclasses.replace(with_gpu, gpus=())
+    assert plan(config(), LITE, engine_machine(with_gpu)).gpus == ()
+
+
+def test_the_engine_of_this_version_has_no_kernels_for_amx():
+    with_amx = dataclasses.replace(machine(), isa="amx")
+    assert engine_machine(with_amx).isa == "avx512vnni"
+
+
+@unhurried
+@given(ram=gib(1, 1200), vram=st.lists(gib(0, 200), max_size=4), ctx_size=st.integers(1, 163840))
+def test_every_byte_of_the_model_is_placed_once(ram, vram, ctx_size):
+    placement = place(config(ctx_size=ctx_size), R1, machine(ram, vram=tuple(vram)))
+    for part in WEIGHT_PARTS:
+        assert placed(placement, part) == R1.bytes.by_part()[part]
+    for share in placement.gpus:
+        assert share.total_bytes <= share.usable_bytes
+    assert all(size > 0 for share in placement.gpus for size in share.parts.values())
+
+
+@unhurried
+@given(ram=gib(1, 500), more_ram=gib(0, 100), vram=gib(0, 500), more_vram=gib(0, 50))
+def test_more_memory_never_makes_a_model_stop_fitting(ram, more_ram, vram, more_vram):
+    small = place(config(), R1, machine(ram, vram=(vram,)))
+    large = place(config(), R1, machine(ram + more_ram, vram=(vram + more_vram,)))
+    assert large.fits or not small.fits
+    assert large.gpu_layers >= small.gpu_layers
+
+
+@unhurried
+@given(budget=gib(0, 500), more=gib(0, 100))
+def test_a_larger_budget_never_puts_fewer_layers_on_the_gpu(budget, more):
+    host = machine(vram=(600 * GIB,))
+    small, large = (
+        place(config(gpu_memory_bytes=size), R1, host) for size in (budget, budget + more)
+    )
+    assert large.gpu_layers >= small.gpu_layers
+    assert small.vram_bytes <= budget
+
+
+@unhurried
+@given(ram=gib(8, 500), vram=gib(0, 100))
+def test_the_largest_context_fits_and_the_next_does_not(ram, vram):
+    host = machine(ram, vram=(vram,))
+    largest = largest_context(config(), LITE, host)
+    if largest == 0:
+        assert not place(config(ctx_size=64), LITE, host).fits
+        return
+    assert place(config(ctx_size=largest), LITE, host).fits
+    if largest < 163840:
+        shortest = place(config(ctx_size=64), LITE, host)
+        longer = place(config(ctx_size=largest + 64), LITE, host)
+        assert not longer.fits or sum(s.weights_bytes - s.routed_bytes for s in longer.gpus) < sum(
+            s.weights_bytes - s.routed_bytes for s in shortest.gpus
+        )
+
+
 def test_more_threads_than_cores_are_capped_and_said():
-    placement = plan(config(cpu_infer=65), r1(), GIB, machine(num_cores=2))
+    placement = plan(config(cpu_infer=65), LITE, machine(num_cores=2))
     assert placement.num_threads == 2
     assert "65" in placement.notes[0]
 
 
 def test_fewer_threads_than_cores_are_obeyed_without_a_word():
-    placement = plan(config(cpu_infer=3), r1(), GIB, machine(num_cores=8))
+    placement = plan(config(cpu_infer=3), LITE, machine(num_cores=8))
     assert (placement.num_threads, placement.notes) == (3, ())
 
 
@@ -75,14 +184,14 @@ def test_fewer_threads_than_cores_are_obeyed_without_a_word():
 )
 def test_impossible_wishes_are_usage_errors(values, code):
     with pytest.raises(KtopsError) as caught:
-        plan(config(**values), r1(), GIB, machine())
+        plan(config(**values), R1, machine())
     assert (caught.value.code, caught.value.exit_status) == (code, 2)
     assert caught.value.hint.startswith("ktops serve")
 
 
+@unhurried
 @given(ctx_size=st.integers(1, 163840), max_running=st.integers(1, 8))
 def test_the_cache_always_holds_what_may_run(ctx_size, max_running):
-    placement = plan(
-        config(ctx_size=ctx_size, max_running=max_running), r1(), GIB, machine(ram=10_000 * GIB)
-    )
+    wish = config(ctx_size=ctx_size, max_running=max_running)
+    placement = plan(wish, R1, machine(10_000 * GIB))
     assert placement.num_blocks * placement.block_size >= ctx_size * max_running

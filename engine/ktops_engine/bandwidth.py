@@ -1,0 +1,119 @@
+"""How fast this machine's cores read its RAM, measured with the engine's own threads.
+
+A matrix of 8-bit weights is multiplied with one token: the kernel does little besides reading. The
+answer is remembered for a day: it is the machine's, and a busy neighbour changes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ktops_engine.gguf import QuantType
+from ktops_engine.machine import MachineFacts
+from ktops_engine.native.build import find_current
+from ktops_engine.native.cache import cache_folder
+from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool, load_native
+
+COLS = 8192
+MATRIX_BYTES_PER_CORE = 16 << 20  # beyond the caches: the largest hold 12 MiB a core
+MIN_MATRIX_BYTES, MAX_MATRIX_BYTES = 256 << 20, 1 << 30
+MAX_RAM_SHARE = 8  # at most an eighth of what is free is taken for it
+TIME_LIMIT_S = 0.3
+FILE = "read-bandwidth.json"
+REMEMBERED_S = 86400.0
+
+
+def read_bandwidth(machine: MachineFacts) -> float | None:
+    """Bytes/s that all of `machine.cpus` read together; measured once a day, else remembered.
+
+    `machine` is the one this process runs on. None without a native library, or where there is not
+    enough free memory to measure. Takes under a second the first time. Raises KtopsError when the
+    library is there and cannot be loaded.
+    """
+    info = find_current()
+    if info is None:
+        return None
+    path = cache_folder(os.environ).parent / FILE
+    key, now = _key(machine, info.sources_hash), time.time()
+    remembered = _read(path)
+    rate, measured_at = remembered.get(key, (0.0, 0.0))
+    if 0 <= now - measured_at < REMEMBERED_S:
+        return rate
+    measured = measure_read_bandwidth(load_native(info), machine)
+    if measured is not None:
+        _write(path, {**remembered, key: (measured, now)})
+    return measured
+
+
+def measure_read_bandwidth(native: Native, machine: MachineFacts) -> float | None:
+    """Bytes/s of the best of some passes over a large matrix; None without memory for one."""
+    wanted = min(MAX_MATRIX_BYTES, MATRIX_BYTES_PER_CORE * len(machine.cpus))
+    wanted = max(MIN_MATRIX_BYTES, wanted)
+    if wanted > machine.available_ram_bytes // MAX_RAM_SHARE:
+        return None
+    row_bytes = QuantType.Q8_0.nbytes(COLS)
+    rows = wanted // row_bytes
+    x = (ctypes.c_float * COLS)()
+    y = (ctypes.c_float * rows)()
+    with (
+        native.alloc(rows * row_bytes) as buffer,
+        native.create_pool(machine.cpus) as pool,
+    ):
+        _touch(buffer, len(machine.cpus))
+        weight = Matrix(buffer.address, QuantType.Q8_0, rows, COLS)
+        seconds = _fastest(pool, weight, ctypes.addressof(x), ctypes.addressof(y))
+    return rows * row_bytes / seconds
+
+
+def _touch(buffer: NativeBuffer, num_threads: int) -> None:
+    """Write every page: memory that was never written is one page of zeros, in the cache."""
+    step = -(-buffer.num_bytes // num_threads)
+
+    def fill(start: int) -> None:
+        ctypes.memset(buffer.address + start, 1, min(step, buffer.num_bytes - start))
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        list(threads.map(fill, range(0, buffer.num_bytes, step)))
+
+
+def _fastest(pool: Pool, weight: Matrix, x_ptr: int, y_ptr: int) -> float:
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < TIME_LIMIT_S:
+        start = time.perf_counter()
+        pool.matmul(weight, x_ptr, y_ptr, num_tokens=1)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _key(machine: MachineFacts, sources_hash: str) -> str:
+    """Another boot may be another machine, and other cores another rate."""
+    parts: Sequence[object] = (machine.name, machine.cpus, machine.total_ram_bytes, sources_hash)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, tuple[float, float]]:
+    """Bytes/s and when they were measured, in seconds since 1970, by machine."""
+    try:
+        found = json.loads(path.read_text())
+        return {str(key): (float(rate), float(at)) for key, (rate, at) in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, rates: dict[str, tuple[float, float]]) -> None:
+    """Replace the file whole. A folder that cannot be written costs measuring again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(rates, file)
+        Path(file.name).replace(path)
+    except OSError:
+        return

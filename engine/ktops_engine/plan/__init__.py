@@ -1,0 +1,53 @@
+"""The only place that knows what fits where, and how fast it can be. Pure: no torch, no I/O.
+
+`place` puts a model on a machine, `plan` does and refuses what does not fit, `predict` says how
+fast a placement can be. The engine, the doctor, the server and `ktops plan` all ask here.
+"""
+
+from ktops_engine.plan.fitting import Lack, lack_of_ram, largest_context, plan
+from ktops_engine.plan.model_bytes import (
+    WEIGHT_PARTS,
+    LayerBytes,
+    ModelBytes,
+    ModelFacts,
+    Part,
+    describe_q4_k_m,
+    facts_of_files,
+)
+from ktops_engine.plan.placement import (
+    DEFAULT_CTX_SIZE,
+    every_token_gpu_bytes,
+    place,
+    usable_bytes,
+)
+from ktops_engine.plan.predict import Prediction, Resource, Unknown, predict, token_flops
+from ktops_engine.plan.shares import Placement, Share
+from ktops_engine.plan.sizes import BLOCK_SIZE, cache_bytes_per_token, kv_up_bytes
+
+__all__ = [
+    "BLOCK_SIZE",
+    "DEFAULT_CTX_SIZE",
+    "WEIGHT_PARTS",
+    "Lack",
+    "LayerBytes",
+    "ModelBytes",
+    "ModelFacts",
+    "Part",
+    "Placement",
+    "Prediction",
+    "Resource",
+    "Share",
+    "Unknown",
+    "cache_bytes_per_token",
+    "describe_q4_k_m",
+    "every_token_gpu_bytes",
+    "facts_of_files",
+    "kv_up_bytes",
+    "lack_of_ram",
+    "largest_context",
+    "place",
+    "plan",
+    "predict",
+    "token_flops",
+    "usable_bytes",
+]

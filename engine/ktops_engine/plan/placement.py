@@ -1,0 +1,264 @@
+"""Where everything goes, in bytes. Pure: model facts x machine facts x wishes -> Placement.
+
+What every token uses (attention, norms and routers, shared experts, output head, dense layers) goes
+to the first GPU with the latent cache; the routed experts and the token embedding stay in RAM.
+Spare GPU memory can hold routed experts, a GPU that is too small hands whole layers back to the
+CPU, and without a GPU everything lies in RAM.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ktops_engine.config import EngineConfig
+from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.machine import GpuFacts, MachineFacts
+from ktops_engine.model_config import ModelConfig
+from ktops_engine.plan.model_bytes import ModelFacts, Part
+from ktops_engine.plan.shares import Placement, Share
+from ktops_engine.plan.sizes import (
+    BFLOAT16_BYTES,
+    BLOCK_SIZE,
+    GPU_RUNTIME_BYTES,
+    RUNTIME_BYTES,
+    cache_bytes_per_token,
+    expert_sizes,
+    gpu_buffer_bytes,
+    kv_up_bytes,
+    staging_bytes,
+)
+from ktops_engine.text import Text, text
+
+DEFAULT_CTX_SIZE = 8192
+# Of a GPU's memory, what an allocator can really hand out: pages and pieces get lost.
+GPU_USABLE_SHARE = 0.98
+# Prompt tokens a GPU computes at a time, best first: the experts stream in once for all of them.
+# The largest take gigabytes, and are for those who give the GPU's memory away.
+GPU_PREFILL_CHUNKS = (4096, 2048, 1024, 512)
+LARGE_PREFILL_CHUNKS = (16384, 8192)
+
+
+def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Placement:
+    """Place a model on a machine, whether its RAM suffices (`Placement.fits`) or not.
+
+    `config.gpu_memory_bytes` is the memory to use on each GPU. None uses as little as serves the
+    model at its full form: what every token uses, and routed experts only when all of them fit or
+    when RAM cannot hold them.
+
+    Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2).
+    """
+    cpus, notes = _threads(config.cpu_infer, machine)
+    ctx_size = _ctx_size(config.ctx_size, facts.config)
+    num_blocks = _num_blocks(config, ctx_size)
+    for chunk in _prefill_chunks(config, machine, ctx_size):
+        first_gpu, gpu_layers, is_whole = _fill_first_gpu(config, facts, machine, num_blocks, chunk)
+        ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks)
+        experts = _experts_on_gpus(config, facts, machine, first_gpu, ram)
+        ram[Part.ROUTED_EXPERTS] -= sum(experts)
+        if is_whole and ram.total() <= machine.available_ram_bytes:
+            break
+    return Placement(
+        cpus=cpus,
+        ctx_size=ctx_size,
+        block_size=BLOCK_SIZE,
+        num_blocks=num_blocks,
+        prefill_chunk=chunk if gpu_layers else config.prefill_chunk,
+        ram=_share("ram", machine.available_ram_bytes, ram),
+        gpus=_gpu_shares(config, machine, first_gpu, experts),
+        gpu_layers=gpu_layers,
+        gpu_expert_layers=_whole_layers(facts, sum(experts)),
+        notes=notes,
+    )
+
+
+def usable_bytes(config: EngineConfig, gpu: GpuFacts) -> int:
+    """What the plan may put on a GPU: what is free there, or less when less is wished for."""
+    free = int(gpu.free_bytes * GPU_USABLE_SHARE)
+    return free if config.gpu_memory_bytes is None else min(free, config.gpu_memory_bytes)
+
+
+def every_token_gpu_bytes(config: EngineConfig, facts: ModelFacts) -> int:
+    """Bytes on the first GPU when it holds all that every token uses, with the smallest buffers."""
+    num_blocks = _num_blocks(config, _ctx_size(config.ctx_size, facts.config))
+    steps = sum(sum(step.values()) for step in _steps(facts, num_blocks))
+    return gpu_buffer_bytes(facts, GPU_PREFILL_CHUNKS[-1]) + steps
+
+
+def _prefill_chunks(config: EngineConfig, machine: MachineFacts, ctx_size: int) -> tuple[int, ...]:
+    """Prompt chunks to try, the best first."""
+    if not machine.gpus:
+        return (config.prefill_chunk,)
+    *large, smallest = GPU_PREFILL_CHUNKS
+    if config.gpu_memory_bytes is not None:
+        large = [*LARGE_PREFILL_CHUNKS, *large]
+    return (*(chunk for chunk in large if chunk <= ctx_size), smallest)
+
+
+def _fill_first_gpu(
+    config: EngineConfig, facts: ModelFacts, machine: MachineFacts, num_blocks: int, chunk: int
+) -> tuple[Counter[Part], int, bool]:
+    """Parts on the first GPU without routed experts, layers of attention there, and whether all
+    that every token uses is there.
+
+    Whole steps in a fixed order, stopping at the first that does not fit, so that more memory never
+    holds less: attention layer by layer with its cache, then shared experts, head, dense layers.
+    """
+    if not machine.gpus:
+        return Counter(), 0, True
+    parts = Counter({Part.BUFFERS: gpu_buffer_bytes(facts, chunk)})
+    layers = 0
+    budget = usable_bytes(config, machine.gpus[0])
+    is_whole = True
+    for step in _steps(facts, num_blocks):
+        if parts.total() + sum(step.values()) > budget:
+            is_whole = False
+            break
+        parts.update(step)
+        layers += 1 if Part.ATTENTION in step else 0
+    return (parts, layers, is_whole) if layers else (Counter(), 0, is_whole)
+
+
+def _steps(facts: ModelFacts, num_blocks: int) -> list[dict[Part, int]]:
+    """What the first GPU takes, most useful first: bytes a token reads for bytes held."""
+    model, weights = facts.config, facts.bytes
+    per_token = cache_bytes_per_token(model, BFLOAT16_BYTES) // model.num_hidden_layers
+    cache = num_blocks * BLOCK_SIZE * per_token
+    totals = weights.by_part()
+    first = weights.final_norm
+    steps: list[dict[Part, int]] = []
+    for layer in weights.layers:
+        router = layer.router + first
+        first = 0
+        steps.append({Part.ATTENTION: layer.attention, Part.ROUTER: router, Part.KV_CACHE: cache})
+    rest = (Part.SHARED_EXPERTS, Part.OUTPUT_HEAD, Part.DENSE_LAYERS)
+    return [*steps, *({part: totals[part]} for part in rest if totals[part])]
+
+
+def _in_ram(
+    facts: ModelFacts, on_gpu: Mapping[Part, int], gpu_layers: int, num_blocks: int
+) -> Counter[Part]:
+    """Parts in RAM while all routed experts are there."""
+    model = facts.config
+    cpu_layers = model.num_hidden_layers - gpu_layers
+    parts = Counter(
+        {part: total - on_gpu.get(part, 0) for part, total in facts.bytes.by_part().items()}
+    )
+    share = cpu_layers / model.num_hidden_layers
+    parts[Part.KV_UP] = round(kv_up_bytes(model) * share)
+    parts[Part.KV_CACHE] = round(num_blocks * BLOCK_SIZE * cache_bytes_per_token(model) * share)
+    parts[Part.BUFFERS] = RUNTIME_BYTES + (staging_bytes(facts) if gpu_layers else 0)
+    return parts
+
+
+def _experts_on_gpus(
+    config: EngineConfig,
+    facts: ModelFacts,
+    machine: MachineFacts,
+    first_gpu: Mapping[Part, int],
+    ram: Counter[Part],
+) -> list[int]:
+    """Bytes of routed experts on each GPU: whole experts, from the first expert layer on."""
+    if not first_gpu:
+        return [0] * len(machine.gpus)
+    rooms = [usable_bytes(config, gpu) - GPU_RUNTIME_BYTES for gpu in machine.gpus]
+    rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
+    sizes = expert_sizes(facts)
+    filled = _fill(sizes, rooms)
+    if config.gpu_memory_bytes is not None or sum(filled) == facts.bytes.routed_experts:
+        return filled
+    return _fill(sizes, rooms, at_least=ram.total() - machine.available_ram_bytes)
+
+
+def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[int]:
+    """Put experts of `sizes` into `rooms` one after the other, until all are in, or the last room
+    is full, or `at_least` bytes are in."""
+    used = [0] * len(rooms)
+    room = total = 0
+    for size in sizes:
+        while room < len(rooms) and used[room] + size > rooms[room]:
+            room += 1
+        if room == len(rooms) or (at_least is not None and total >= at_least):
+            break
+        used[room] += size
+        total += size
+    return used
+
+
+def _gpu_shares(
+    config: EngineConfig, machine: MachineFacts, first_gpu: Counter[Part], experts: list[int]
+) -> tuple[Share, ...]:
+    """The GPUs that hold anything."""
+    shares = []
+    for index, (gpu, num_bytes) in enumerate(zip(machine.gpus, experts, strict=True)):
+        parts = Counter(first_gpu if index == 0 else {Part.BUFFERS: GPU_RUNTIME_BYTES})
+        parts[Part.ROUTED_EXPERTS] += num_bytes
+        if num_bytes or (index == 0 and first_gpu):
+            shares.append(_share(f"gpu{index}", usable_bytes(config, gpu), parts))
+    return tuple(shares)
+
+
+def _whole_layers(facts: ModelFacts, num_bytes: int) -> int:
+    layers = 0
+    for layer in facts.bytes.layers:
+        if layer.routed_experts:
+            num_bytes -= layer.routed_experts
+            if num_bytes < 0:
+                break
+            layers += 1
+    return layers
+
+
+def _share(device: str, usable: int, parts: Counter[Part]) -> Share:
+    ordered = {part: parts[part] for part in Part if parts[part]}
+    return Share(device, usable, MappingProxyType(ordered))
+
+
+def _threads(
+    cpu_infer: int | None, machine: MachineFacts
+) -> tuple[tuple[int, ...], tuple[Text, ...]]:
+    num_cores = len(machine.cpus)
+    if cpu_infer is None:
+        return machine.cpus, ()
+    if cpu_infer < 1:
+        raise KtopsError(
+            "invalid-cpu-infer",
+            text(
+                "--cpu-infer {count}: at least one CPU thread must compute the experts",
+                count=cpu_infer,
+            ),
+            f"ktops serve --cpu-infer {num_cores}",
+            exit_status=EXIT_USAGE,
+        )
+    if cpu_infer > num_cores:
+        note = text(
+            "--cpu-infer {asked} is more than the {cores} physical cores this process may use: "
+            "{cores} threads are started",
+            asked=cpu_infer,
+            cores=num_cores,
+        )
+        return machine.cpus, (note,)
+    return machine.cpus[:cpu_infer], ()
+
+
+def _num_blocks(config: EngineConfig, ctx_size: int) -> int:
+    return config.max_running * -(-ctx_size // BLOCK_SIZE)
+
+
+def _ctx_size(asked: int | None, model: ModelConfig) -> int:
+    limit = model.max_position_embeddings
+    if asked is None:
+        return min(limit, DEFAULT_CTX_SIZE)
+    if not 1 <= asked <= limit:
+        raise KtopsError(
+            "invalid-ctx-size",
+            text(
+                "--ctx-size {asked}: this model spans 1 to {limit} tokens",
+                asked=asked,
+                limit=limit,
+            ),
+            f"ktops serve --ctx-size {min(limit, DEFAULT_CTX_SIZE)}",
+            exit_status=EXIT_USAGE,
+        )
+    return asked

@@ -1,0 +1,68 @@
+"""How much of a resource a program gets: every rate that `predict` uses, with where it is from.
+
+Each is a range (low, high): low is what good engines reach today, high what a careful one could.
+docs/plan.md shows the formulas around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+Range = tuple[float, float]
+
+# Of a measured read bandwidth, what expert kernels reach: one that only multiplies Q4_K got 93 to
+# 96 % on an Emerald Rapids host, where llama.cpp and kt-kernel got 60 to 74 %. Low is our goal for
+# whole layers; what this version's cores reach is in CORE_READ_BYTES.
+MEASURED_RAM_SHARE: Range = (0.85, 0.96)
+# Of a datasheet's channels x transfers x 8 bytes. High: pinned reads reach about 85 %, and of that
+# the share above; low: what ik_llama.cpp's published 17.9 tok/s on one EPYC 9355 come to.
+DATASHEET_RAM_SHARE: Range = (0.40, 0.82)
+# GPU matrix-vector products, of the datasheet's memory bandwidth.
+VRAM_SHARE: Range = (0.70, 0.90)
+# Between GPU and CPU, a layer: flags in mapped memory, one CUDA graph, 28 KB each way, on an H100.
+HANDOFF_SECONDS: Range = (20e-6, 18.5e-6)
+# Between GPUs, a layer whose experts lie on another one: a hidden state each way.
+GPU_HOP_SECONDS: Range = (40e-6, 10e-6)
+# Of a PCIe link's usual host-to-device rate (below): low while the CPUs read memory as well, as
+# measured on an H100 (54.8 GB/s alone, 42 beside 48 reading threads).
+PCIE_SHARE: Range = (0.77, 1.0)
+# Of the datasheet's dense bf16 FLOP/s: matrix products of a chunk of a prompt, weights unpacked.
+GPU_FLOPS_SHARE: Range = (0.25, 0.60)
+# Seconds between two kernels of a layer that depend on each other, times kernels in a layer.
+GPU_LAYER_SECONDS: Range = (20e-6, 5e-6)
+# A layer on the CPU besides reading its weights: calls, small operations, waking threads. Low: this
+# version with the embedded model (202 tok/s in six layers, of which reading is a tenth).
+CPU_LAYER_SECONDS: Range = (0.8e-3, 0.05e-3)
+
+# Host to device with pinned memory, GB/s a lane and generation: 12.8, 25.6 and 54.8 for 16 lanes.
+PCIE_BYTES_PER_LANE: Mapping[int, float] = MappingProxyType(
+    {3: 0.80e9, 4: 1.60e9, 5: 3.42e9, 6: 6.8e9}
+)
+
+# Quantised weights that one core's kernels get through for one token, bytes/s, by instruction set.
+# Measured on one Zen 4 core with this version's kernels (Q4_K): 0.4, 13.5, 18.8 and 20.6 GB/s; the
+# high end is what such a core reads from memory at all. AMX does not help one token.
+CORE_READ_BYTES: Mapping[str, Range] = MappingProxyType(
+    {
+        "scalar": (0.2e9, 0.8e9),
+        "avx2": (5e9, 18e9),
+        "avx512": (7e9, 25e9),
+        "avx512vnni": (8e9, 28e9),
+        "amx": (8e9, 28e9),
+    }
+)
+# Products of a prompt of some hundred tokens with quantised weights, FLOP/s a core. Measured as
+# above with 256 tokens (scalar: 32): 0.003, 0.038, 0.044 and 0.118 TFLOP/s. AMX: low what
+# kt-kernel's int4 form reaches a core at 64 tokens, high half of the bf16 peak measured with 64
+# Emerald Rapids threads (47 TFLOP/s).
+CORE_FLOPS: Mapping[str, Range] = MappingProxyType(
+    {
+        "scalar": (0.002e12, 0.004e12),
+        "avx2": (0.025e12, 0.06e12),
+        "avx512": (0.03e12, 0.08e12),
+        "avx512vnni": (0.07e12, 0.15e12),
+        "amx": (0.08e12, 0.37e12),
+    }
+)
+UNKNOWN_ISA = "avx2"

@@ -1,0 +1,93 @@
+"""What a plan says: bytes by part on each device, and the numbers that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ktops_engine.plan.model_bytes import WEIGHT_PARTS, Part
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one device holds: bytes by part. `usable_bytes` is what it can give."""
+
+    device: str
+    usable_bytes: int
+    parts: Mapping[Part, int]
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(self.parts.get(part, 0) for part in WEIGHT_PARTS)
+
+    @property
+    def routed_bytes(self) -> int:
+        return self.parts.get(Part.ROUTED_EXPERTS, 0)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where everything goes, in bytes, and with how many threads it is computed.
+
+    In RAM, weights stay quantised as they are in the file, except the key/value up-projection
+    (`kv_up_bytes`): attention on the CPU reads it along both of its sides, which blocks of
+    quantised values along one side do not allow, so it is held as float32. The latent cache is
+    float32 there too (the CPU has no faster form), and bfloat16 on a GPU.
+
+    `gpu_layers` counts the layers whose attention is on a GPU, `gpu_expert_layers` those whose
+    routed experts are all in GPU memory.
+    """
+
+    cpus: tuple[int, ...]
+    ctx_size: int
+    block_size: int
+    num_blocks: int
+    prefill_chunk: int
+    ram: Share
+    gpus: tuple[Share, ...] = ()
+    gpu_layers: int = 0
+    gpu_expert_layers: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_threads(self) -> int:
+        return len(self.cpus)
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.ram.usable_bytes
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of quantised weights in RAM."""
+        return self.ram.weights_bytes
+
+    @property
+    def kv_up_bytes(self) -> int:
+        return self.ram.parts.get(Part.KV_UP, 0)
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return self.ram.parts.get(Part.KV_CACHE, 0)
+
+    @property
+    def runtime_bytes(self) -> int:
+        return self.ram.parts.get(Part.BUFFERS, 0)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes in RAM."""
+        return self.ram.total_bytes
+
+    @property
+    def vram_bytes(self) -> int:
+        return sum(share.total_bytes for share in self.gpus)
+
+    @property
+    def every_token_vram_bytes(self) -> int:
+        """Bytes in GPU memory besides routed experts."""
+        return sum(share.total_bytes - share.routed_bytes for share in self.gpus)

@@ -1,0 +1,239 @@
+"""How a plan is shown to people: one machine in full, or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ktops.output import Output
+from ktops.planning.document import Column
+from ktops.planning.model_plan import ModelPlan, Outcome
+from ktops.units import format_bytes, format_rate
+from ktops_engine.plan import Part, Prediction, Resource, Share
+from ktops_engine.text import Text, joined, text
+
+if TYPE_CHECKING:
+    from ktops_engine.machine import MachineFacts
+
+PART_NAMES: Mapping[Part, Text] = {
+    Part.ATTENTION: text("attention"),
+    Part.ROUTER: text("norms and routers"),
+    Part.SHARED_EXPERTS: text("shared experts"),
+    Part.OUTPUT_HEAD: text("output head"),
+    Part.DENSE_LAYERS: text("dense layers"),
+    Part.TOKEN_EMBEDDING: text("token embedding"),
+    Part.ROUTED_EXPERTS: text("routed experts"),
+    Part.KV_CACHE: text("KV cache"),
+    Part.KV_UP: text("key/value projections in float32"),
+    Part.BUFFERS: text("buffers"),
+}
+RESOURCE_NAMES: Mapping[Resource, Text] = {
+    Resource.RAM_BANDWIDTH: text("RAM bandwidth"),
+    Resource.CPU_COMPUTE: text("CPU compute"),
+    Resource.VRAM_BANDWIDTH: text("VRAM bandwidth"),
+    Resource.GPU_COMPUTE: text("GPU compute"),
+    Resource.PCIE: text("PCIe"),
+    Resource.HANDOFF: text("GPU-CPU handoff"),
+}
+RAM_CAPACITY = text("RAM capacity")
+NONE = "-"
+
+
+def plan_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
+    """A plan for one machine, for people."""
+    yield text(
+        "Model    {name}: {title}, {size} of weights",
+        name=plan.name,
+        title=plan.title,
+        size=format_bytes(plan.facts.bytes.total),
+    )
+    yield text("Machine  {machine}", machine=machine_line(plan.machine))
+    yield ""
+    yield from _placement_table(plan.planned, output)
+    yield ""
+    yield from _speed_lines(plan)
+    yield from _served_lines(plan)
+    if not plan.fits:
+        yield ""
+        yield text("Does not fit. What would have to change:")
+    for change in plan.changes:
+        yield f"  {output.say(change)}"
+
+
+def compare_lines(columns: Sequence[Column], output: Output) -> list[str]:
+    """Plans of one model for several machines, a column each."""
+    plan = columns[0].plan
+    rows = [
+        [output.say(title), *(output.say(cell(column.plan)) for column in columns)]
+        for title, cell in _COMPARE_ROWS
+    ]
+    head = text("{name}: {title}", name=plan.name, title=plan.title)
+    lines = [head, "", *output.table(rows, ["", *(column.label for column in columns)]), ""]
+    lines += [
+        f"{column.label}: {output.say(machine_line(column.plan.machine))}" for column in columns
+    ]
+    for column in columns:
+        lines += [f"{column.label}: {output.say(change)}" for change in column.plan.changes]
+    if any(column.plan.served is not column.plan.planned for column in columns):
+        lines += ["", CPU_ONLY]
+    return lines
+
+
+def machine_line(machine: MachineFacts) -> Text:
+    """A machine in one line: name, cores, RAM, its bandwidth, GPUs."""
+    parts: list[str] = [machine.name] if machine.name else []
+    parts.append(text("{cores} cores", cores=len(machine.cpus)))
+    parts.append(text("{size} RAM", size=format_bytes(machine.total_ram_bytes)))
+    parts.append(_bandwidth(machine))
+    parts += [f"{gpu.name} {format_bytes(gpu.total_bytes)}" for gpu in machine.gpus[:1]]
+    if len(machine.gpus) > 1:
+        parts[-1] = f"{len(machine.gpus)} x {parts[-1]}"
+    return joined(parts)
+
+
+def speed(rates: tuple[float, float] | None) -> str:
+    """A range of tokens a second in as few digits as it deserves: '17-26', '6.3-7.5'."""
+    if rates is None:
+        return NONE
+    low, high = (f"{rate:.1f}" if rate < 10 else f"{rate:.0f}" for rate in rates)
+    return low if low == high else f"{low}-{high}"
+
+
+def _bandwidth(machine: MachineFacts) -> Text:
+    if machine.read_bandwidth is None:
+        return text("bandwidth unknown")
+    rate = format_rate(machine.read_bandwidth)
+    if machine.bandwidth_is_measured:
+        return text("{rate} measured", rate=rate)
+    return text("{rate} by datasheet", rate=rate)
+
+
+def _placement_table(outcome: Outcome, output: Output) -> list[str]:
+    shares = (*outcome.placement.gpus, outcome.placement.ram)
+    rows = [
+        [output.say(PART_NAMES[part]), *(_cell(share.parts.get(part, 0)) for share in shares)]
+        for part in Part
+        if any(share.parts.get(part) for share in shares)
+    ]
+    rows.append([output.say(text("total")), *(_cell(share.total_bytes) for share in shares)])
+    rows.append([output.say(text("usable")), *(_cell(share.usable_bytes) for share in shares)])
+    return output.table(rows, ["", *(_device_name(share) for share in shares)])
+
+
+def _device_name(share: Share) -> str:
+    return "RAM" if share.device == "ram" else f"GPU {share.device.removeprefix('gpu')}"
+
+
+def _cell(num_bytes: int) -> str:
+    return format_bytes(num_bytes) if num_bytes else NONE
+
+
+def _speed_lines(plan: ModelPlan) -> Iterator[Text]:
+    placement, prediction = plan.planned.placement, plan.planned.prediction
+    if plan.fits and isinstance(prediction, Prediction):
+        yield text(
+            "Decode   {rate} tok/s, limited by {resource}",
+            rate=speed(prediction.decode_tokens_per_s),
+            resource=RESOURCE_NAMES[prediction.limited_by],
+        )
+        yield text(
+            "Prefill  {rate} tok/s in chunks of {tokens} tokens, limited by {resource}",
+            rate=speed(prediction.prefill_tokens_per_s),
+            tokens=placement.prefill_chunk,
+            resource=RESOURCE_NAMES[prediction.prefill_limited_by],
+        )
+    elif plan.fits:
+        yield _unknown_line(plan.planned)
+    if plan.fits:
+        yield text(
+            "Context  {tokens} tokens; up to {most} fit",
+            tokens=placement.ctx_size,
+            most=plan.largest_ctx,
+        )
+    yield text("Threads  {threads}", threads=placement.num_threads)
+    for note in placement.notes:
+        yield text("Note     {note}", note=note)
+    if plan.spare_gpu is not None and plan.spare_gpu.fits:
+        filled = plan.spare_gpu.placement
+        yield text(
+            "Spare    with --gpu-memory all, VRAM holds {size} of routed experts: {rate} tok/s",
+            size=format_bytes(sum(share.routed_bytes for share in filled.gpus)),
+            rate=speed(plan.spare_gpu.decode_tokens_per_s),
+        )
+
+
+def _unknown_line(outcome: Outcome) -> Text:
+    """Why there are no speeds, and what would give them."""
+    resources = getattr(outcome.prediction, "resources", ())
+    missing = joined(RESOURCE_NAMES[resource] for resource in resources)
+    return text(
+        "Speed    unknown: nothing tells this machine's {missing}. `ktops build` lets plan measure "
+        "RAM; --machine takes the numbers",
+        missing=missing,
+    )
+
+
+CPU_ONLY = text(
+    "The server of this version computes on the CPU alone: its row is the one to expect today, the "
+    "others are for the engine that uses the GPU too."
+)
+
+
+def _served_lines(plan: ModelPlan) -> Iterator[Text]:
+    """What the server of this version does instead, on a machine with a GPU."""
+    served = plan.served
+    if served is plan.planned:
+        return
+    if served.fits:
+        yield text(
+            "Today    the server of this version computes on the CPU alone: {ram} of RAM, {rate} "
+            "tok/s",
+            ram=format_bytes(served.placement.total_bytes),
+            rate=speed(served.decode_tokens_per_s),
+        )
+    else:
+        yield text(
+            "Today    the server of this version computes on the CPU alone: that needs {needed} of "
+            "RAM, and {there} are there",
+            needed=format_bytes(served.placement.total_bytes),
+            there=format_bytes(served.placement.ram.usable_bytes),
+        )
+
+
+def _limit(plan: ModelPlan) -> Text:
+    if not plan.fits:
+        return RAM_CAPACITY
+    prediction = plan.planned.prediction
+    if isinstance(prediction, Prediction):
+        return RESOURCE_NAMES[prediction.limited_by]
+    return text("unknown")
+
+
+def _prefill(plan: ModelPlan) -> str:
+    prediction = plan.planned.prediction
+    known = plan.fits and isinstance(prediction, Prediction)
+    return speed(getattr(prediction, "prefill_tokens_per_s", None) if known else None)
+
+
+def _missing(plan: ModelPlan) -> str:
+    lack = plan.planned.lack
+    return NONE if lack is None else format_bytes(lack.missing_bytes)
+
+
+def _gpu_bytes(plan: ModelPlan, *, experts: bool) -> str:
+    routed = sum(share.routed_bytes for share in plan.planned.placement.gpus)
+    return _cell(routed if experts else plan.planned.placement.every_token_vram_bytes)
+
+
+_COMPARE_ROWS = (
+    (text("RAM needed"), lambda plan: _cell(plan.planned.placement.total_bytes)),
+    (text("RAM usable"), lambda plan: _cell(plan.planned.placement.ram.usable_bytes)),
+    (text("RAM missing"), _missing),
+    (text("VRAM without experts"), lambda plan: _gpu_bytes(plan, experts=False)),
+    (text("VRAM for experts"), lambda plan: _gpu_bytes(plan, experts=True)),
+    (text("decode tok/s"), lambda plan: speed(plan.planned.decode_tokens_per_s)),
+    (text("prefill tok/s"), _prefill),
+    (text("limited by"), _limit),
+    (text("context that fits"), lambda plan: str(plan.largest_ctx or NONE)),
+    (text("today, on the CPU alone"), lambda plan: speed(plan.served.decode_tokens_per_s)),
+)

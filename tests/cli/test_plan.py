@@ -1,0 +1,202 @@
+"""`ktops plan`: one machine in full, several side by side, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import ktops.planning.machines.live as live
+from ktops.hub.catalogue import load_catalogue
+from ktops.planning.model_plan import largest_fitting_model, plan_model
+from ktops.settings import Settings
+from ktops_engine.machine import GpuFacts, MachineFacts
+
+GIB = 1 << 30
+SCHEMA = json.loads((Path(live.__file__).parents[1] / "schemas/plan.json").read_text())
+SMALL = MachineFacts(
+    tuple(range(8)), 24 * GIB, 22 * GIB, read_bandwidth=40e9, bandwidth_is_measured=True,
+    isa="avx2", name="Test CPU",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def this_machine(monkeypatch):
+    monkeypatch.setattr(live, "this_machine", lambda: SMALL)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(models_dir=tmp_path / "models")
+
+
+def document(ran):
+    jsonschema.validate(ran.document, SCHEMA)
+    return ran.document
+
+
+def test_a_model_that_does_not_fit_ends_with_status_4_and_what_would_fit(ktops):
+    ran = ktops("plan", "r1-q4km")
+    assert ran.status == 4
+    assert "RAM: 22 GiB there, 382.3 GiB needed: 360.3 GiB more" in ran.stdout
+    assert "v2-lite-q4km (9.6 GiB)" in ran.stdout
+    assert "tok/s" not in ran.stdout
+
+
+def test_the_articles_server_is_shown_in_bytes_with_its_limit(ktops):
+    ran = ktops("plan", "r1-q4km", "--machine", "article")
+    assert ran.status == 0
+    for words in ("376.7 GiB of weights", "366.9 GiB", "12.6 GiB", "limited by RAM bandwidth",
+                  "computes on the CPU alone: 382.3 GiB of RAM"):  # fmt: skip
+        assert words in ran.stdout
+
+
+def test_without_a_gpu_nothing_is_said_about_today(ktops):
+    ran = ktops("plan", "r1-q4km", "--machine", "9355,768GiB")
+    assert ran.status == 0
+    assert "Today" not in ran.stdout
+
+
+def test_one_command_compares_the_machines_of_the_article(ktops):
+    ran = ktops("plan", "r1-q4km", "--compare")
+    assert ran.status == 0
+    head = next(line for line in ran.stdout.splitlines() if "article" in line)
+    assert head.split() == ["article", "h100-host", "h20x8", "laptop", "this"]
+    limits = next(line for line in ran.stdout.splitlines() if line.startswith("limited by"))
+    for limit in ("RAM bandwidth", "VRAM bandwidth", "RAM capacity"):
+        assert limit in limits
+    assert "laptop: RAM: 31.4 GiB there" in ran.stdout
+
+
+def test_the_comparison_as_a_document_is_exact(ktops):
+    plans = {
+        plan["machine"]["label"]: plan
+        for plan in document(ktops("plan", "r1-q4km", "--compare", "--json"))["plans"]
+    }
+    assert [plans[name]["fits"] for name in plans] == [True, True, True, False, False]
+    for plan in plans.values():
+        weights = sum(device["weights_bytes"] for device in plan["placement"]["devices"])
+        assert weights == pytest.approx(376.65 * GIB, rel=0.0001)
+    for name in ("article", "h100-host"):
+        _, gpu = plans[name]["placement"]["devices"]
+        assert gpu["total_bytes"] == pytest.approx(14e9, rel=0.05)
+        assert plans[name]["served"]["placement"]["devices"][0]["device"] == "ram"
+    assert plans["this"]["served"] is None
+
+
+def test_machines_are_compared_in_the_order_they_are_named(ktops):
+    ran = ktops("plan", "r1-q4km", "--machine", "this", "--machine", "2x9654,1536GiB", "-q")
+    assert ran.status == 0
+    assert [line.split("\t")[0] for line in ran.stdout.splitlines()] == ["this", "2x9654,1536GiB"]
+
+
+def test_a_model_that_is_here_is_planned_from_its_files(ktops):
+    model = document(ktops("plan", "demo", "--json"))["model"]
+    assert model["source"] == "files"
+    assert model["weights_bytes"] < load_catalogue()["demo"].needs.disk_bytes
+
+
+def test_gpu_memory_is_filled_or_capped_as_wished(ktops):
+    def vram(*args):
+        ran = ktops("plan", "r1-q4km", "--machine", "h100-host", "--json", *args)
+        return document(ran)["plans"][0]["placement"]["devices"][1]["total_bytes"]
+
+    assert vram() < 14e9
+    assert 39 * GIB < vram("--gpu-memory", "40GiB") <= 40 * GIB
+    assert vram("--gpu-memory", "all") > 78 * GIB
+    ran = ktops("plan", "r1-q4km", "--machine", "h100-host", "--json", "--gpu-memory", "0.5GiB")
+    assert len(document(ran)["plans"][0]["placement"]["devices"]) == 1
+
+
+def test_an_unknown_bandwidth_is_said_and_not_guessed(ktops):
+    ran = ktops("plan", "r1-q4km", "--machine", "cores=32,ram=512GiB")
+    assert ran.status == 0
+    assert "nothing tells this machine's RAM bandwidth" in ran.stdout
+    plan = document(ktops("plan", "r1-q4km", "--machine", "cores=32,ram=512GiB", "--json"))
+    assert plan["plans"][0]["prediction"] is None
+    assert plan["plans"][0]["unknown_rates"] == ["RAM bandwidth"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["r2-q4km"], "unknown-model", "r1-q4km"),
+        (["--machine", "8640Y+,1TiB"], "unknown-machine", "Xeon 8460Y+"),
+        (["--machine", "artikle"], "unknown-machine", "article"),
+        (["--machine", "zzz"], "unknown-machine", "zzz"),
+        (["--machine", "8460Y+"], "invalid-machine", "no amount of RAM"),
+        (["--machine", "64GiB"], "invalid-machine", "no processor"),
+        (["--machine", "cores=0,64GiB"], "invalid-machine", "cores=0"),
+        (["--machine", "cores=8,ram=64"], "invalid-machine", "ram=64"),
+        (["--machine", "cores=8,64GiB,bandwidth=fast"], "invalid-machine", "bandwidth=fast"),
+        (["--machine", "cores=8,64GiB,speed=3"], "invalid-machine", "speed"),
+        (["--machine", "cores=8,64GiB,isa=neon"], "invalid-machine", "neon"),
+        (["--machine", "cores=8,64GiB,pcie=25GB/s"], "invalid-machine", "vram="),
+        (["--machine", "999xH20,8460Y+,64GiB"], "invalid-machine", "64"),
+        (["--machine", "8460Y+,9654,64GiB"], "invalid-machine", "9654"),
+        (["--gpu-memory", "much"], "invalid-gpu-memory", "much"),
+        (["--ctx-size", "1000000"], "invalid-ctx-size", "163840"),
+        (["--cpu-infer", "0"], "invalid-setting", "cpu-infer"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(ktops, args, code, words):
+    ran = ktops("plan", *args, "--json")
+    assert ran.status == 2
+    assert ran.document["error"]["code"] == code
+    assert words in ran.document["error"]["message"]
+    assert ran.document["error"]["hint"]
+
+
+def test_a_thread_setting_for_this_machine_does_not_count_for_another(ktops, monkeypatch):
+    monkeypatch.setenv("KTOPS_CPU_INFER", "2")
+    ran = ktops("plan", "v2-lite-q4km", "--machine", "this", "--machine", "9654,1TiB", "--json")
+    assert [plan["placement"]["threads"] for plan in document(ran)["plans"]] == [2, 96]
+
+
+def test_the_plan_is_said_in_chinese(ktops):
+    ran = ktops("plan", "r1-q4km", "--machine", "laptop", "--lang", "zh")
+    assert ran.status == 4
+    for words in ("路由专家", "放不下", "还差 340.9 GiB", "目前"):
+        assert words in ran.stdout
+    ran = ktops("plan", "r1-q4km", "--machine", "article", "--lang", "zh")
+    assert "瓶颈是内存带宽" in ran.stdout
+
+
+def test_plan_model_never_raises_for_what_does_not_fit(settings):
+    plan = plan_model("r1-q4km", settings)
+    assert not plan.fits
+    assert plan.planned is plan.served
+    assert plan.planned.lack.missing_bytes > 300 * GIB
+    assert (plan.largest_ctx, plan.planned.decode_tokens_per_s) == (0, None)
+
+
+def test_plan_model_tells_today_from_what_a_gpu_would_bring(settings):
+    gpu = GpuFacts("L40S", 48 * GIB, 48 * GIB, 864e9, 25.6e9, 362e12)
+    host = MachineFacts(
+        tuple(range(80)), 375 * GIB, 375 * GIB, (gpu,), read_bandwidth=600e9, isa="amx"
+    )
+    plan = plan_model("r1-q4km", settings, host)
+    assert plan.fits
+    assert not plan.served.fits
+    assert plan.planned.decode_tokens_per_s is not None
+
+
+def test_the_model_named_instead_is_the_largest_that_this_version_can_serve(settings):
+    assert largest_fitting_model(settings, SMALL)[0] == "v2-lite-q4km"
+    assert largest_fitting_model(settings, SMALL, below_bytes=10_000_000_000)[0] == "demo"
+    tiny = MachineFacts((0,), GIB // 2, GIB // 2)
+    assert largest_fitting_model(settings, tiny) is None
+    assert plan_model("v2-lite-q4km", settings, tiny).changes[0].endswith("more")
+
+
+def test_less_context_is_proposed_where_that_is_enough(settings, monkeypatch):
+    host = MachineFacts((0, 1), 12 * GIB, 12 * GIB)
+    asked = Settings(models_dir=settings.models_dir, ctx_size=163840)
+    plan = plan_model("v2-lite-q4km", asked, host)
+    assert not plan.fits
+    assert any(f"--ctx-size {plan.largest_ctx}" in change for change in plan.changes)
+    assert plan_model(
+        "v2-lite-q4km", Settings(models_dir=settings.models_dir, ctx_size=plan.largest_ctx), host
+    ).fits

@@ -1,0 +1,118 @@
+"""GPUs and memory bandwidth of the machine that is planned for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+
+import pytest
+
+from ktops_engine import bandwidth
+from ktops_engine.bandwidth import measure_read_bandwidth, read_bandwidth
+from ktops_engine.gpus import detect_gpus
+from ktops_engine.machine import detect_machine
+from ktops_engine.native.load import load_native
+
+MIB = 1 << 20
+SMI = """\
+0, GPU-5f2a, NVIDIA L40S, 46068, 45500, 4, 16
+1, GPU-77bc, NVIDIA H20, 97871, 97000, 5, 16
+2, GPU-90aa, NVIDIA Oddity, [N/A], [N/A], [N/A], [N/A]
+"""
+
+
+def smi(command):
+    assert command[0] == "nvidia-smi"
+    return SMI
+
+
+def test_gpus_are_read_with_their_memory_and_link():
+    first, second = detect_gpus({}, smi)
+    assert (first.name, first.total_bytes, first.free_bytes) == (
+        "NVIDIA L40S", 46068 * MIB, 45500 * MIB,
+    )  # fmt: skip
+    assert first.pcie_bandwidth == pytest.approx(25.6e9)
+    assert second.pcie_bandwidth == pytest.approx(54.8e9, rel=0.01)
+    assert first.read_bandwidth is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("", []),
+        ("1", ["NVIDIA H20"]),
+        ("GPU-5f2a", ["NVIDIA L40S"]),
+        ("0, 1", ["NVIDIA L40S", "NVIDIA H20"]),
+        ("7", []),
+    ],
+)
+def test_cuda_visible_devices_hides_gpus(visible, names):
+    assert [gpu.name for gpu in detect_gpus({"CUDA_VISIBLE_DEVICES": visible}, smi)] == names
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        FileNotFoundError("nvidia-smi"),
+        subprocess.CalledProcessError(9, "nvidia-smi"),
+        subprocess.TimeoutExpired("nvidia-smi", 10),
+    ],
+)
+def test_a_driver_that_does_not_answer_means_no_gpus(failure):
+    def broken(command):
+        raise failure
+
+    assert detect_gpus({}, broken) == ()
+
+
+def test_an_answer_that_is_no_table_means_no_gpus():
+    assert detect_gpus({}, lambda command: "NVIDIA-SMI has failed\n, ,\n") == ()
+
+
+def test_this_machine_reads_its_memory_at_a_rate_that_machines_have(native_build, monkeypatch):
+    monkeypatch.setattr(bandwidth, "TIME_LIMIT_S", 0.05)
+    rate = measure_read_bandwidth(load_native(native_build), detect_machine())
+    assert rate is not None
+    assert 0.2e9 < rate < 5e12
+
+
+def test_without_memory_to_measure_with_nothing_is_measured(native_build):
+    poor = dataclasses.replace(detect_machine(), available_ram_bytes=100 * MIB)
+    assert measure_read_bandwidth(load_native(native_build), poor) is None
+
+
+@pytest.fixture
+def measured(native_build, monkeypatch, tmp_path):
+    """Rates that measuring will find, one after the other; the cache is an empty folder."""
+    rates = []
+    monkeypatch.setenv("KTOPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bandwidth, "find_current", lambda: native_build)
+    monkeypatch.setattr(bandwidth, "measure_read_bandwidth", lambda *_: rates.pop(0))
+    return rates
+
+
+def test_a_measured_bandwidth_is_remembered_for_the_machine(measured):
+    host = detect_machine()
+    measured += [10e9, 20e9]
+    assert [read_bandwidth(host), read_bandwidth(host)] == [10e9, 10e9]
+    assert read_bandwidth(dataclasses.replace(host, name="another")) == 20e9
+    assert read_bandwidth(host) == 10e9
+
+
+def test_an_old_or_broken_record_is_measured_again(measured):
+    host = detect_machine()
+    measured += [10e9, 20e9, 30e9]
+    read_bandwidth(host)
+    path = bandwidth.cache_folder(os.environ).parent / bandwidth.FILE
+    records = json.loads(path.read_text())
+    path.write_text(json.dumps({key: (rate, at - 90000) for key, (rate, at) in records.items()}))
+    assert read_bandwidth(host) == 20e9
+    path.write_text("{ no JSON")
+    assert read_bandwidth(host) == 30e9
+
+
+def test_without_a_native_library_the_bandwidth_is_unknown(monkeypatch):
+    monkeypatch.setattr(bandwidth, "find_current", lambda: None)
+    assert read_bandwidth(detect_machine()) is None
