@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ktops_doctor.host import Host
+from ktops_doctor.remedy import Remedy
 from ktops_doctor.target import Target
+from ktops_engine.text import text
 
 DOCS_PAGE = "docs/doctor.md"
 DEFAULT_TIME_LIMIT = 10.0
@@ -33,6 +35,7 @@ class Section(StrEnum):
     NATIVE = "Toolchain and native library"
     PYTHON = "Python packages"
     STORAGE = "Storage"
+    NETWORK = "Network and hubs"
     MODEL = "Model files"
     SERVER = "Server"
 
@@ -42,7 +45,8 @@ class Finding:
     """What a check's `run` returns.
 
     `value` is what was found, `expected` what it is held against ("needs 382 GB"), `detail` what
-    follows when the two do not meet, `fix` one line that can be pasted into a shell.
+    follows when the two do not meet, `fix` one line that can be pasted into a shell. `remedy` is
+    the same as something the doctor can do itself, where that is safe and can be undone.
     """
 
     status: Status
@@ -50,6 +54,7 @@ class Finding:
     expected: str = ""
     detail: str = ""
     fix: str = ""
+    remedy: Remedy | None = None
 
 
 def ok(value: str, expected: str = "") -> Finding:
@@ -57,14 +62,18 @@ def ok(value: str, expected: str = "") -> Finding:
     return Finding(Status.OK, value, expected)
 
 
-def warn(value: str, expected: str = "", *, detail: str, fix: str) -> Finding:
+def warn(
+    value: str, expected: str = "", *, detail: str, fix: str, remedy: Remedy | None = None
+) -> Finding:
     """It works, but something is lost: `detail` says what."""
-    return Finding(Status.WARN, value, expected, detail, fix)
+    return Finding(Status.WARN, value, expected, detail, fix, remedy)
 
 
-def fail(value: str, expected: str = "", *, detail: str, fix: str) -> Finding:
+def fail(
+    value: str, expected: str = "", *, detail: str, fix: str, remedy: Remedy | None = None
+) -> Finding:
     """The target cannot be served like this: `detail` says why."""
-    return Finding(Status.FAIL, value, expected, detail, fix)
+    return Finding(Status.FAIL, value, expected, detail, fix, remedy)
 
 
 def skip(reason: str) -> Finding:
@@ -78,7 +87,8 @@ class Check:
 
     `needs` are ids of checks without whose good answer this one cannot be asked: when one of them
     is neither ok nor a warning, this check is skipped. `why` explains the check in docs/doctor.md,
-    `time_limit` is in seconds: a check that takes longer is reported as crashed.
+    `time_limit` is in seconds: a check that takes longer is reported as crashed. A `deep` check
+    takes long (it reads the disk, measures, generates): it is run only when it is asked for.
     """
 
     id: str
@@ -88,6 +98,7 @@ class Check:
     why: str
     needs: tuple[str, ...] = ()
     time_limit: float = DEFAULT_TIME_LIMIT
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,13 +113,16 @@ class Result:
     expected: str = ""
     detail: str = ""
     fix: str = ""
+    remedy: Remedy | None = None
     seconds: float = 0.0
 
     @property
     def summary(self) -> str:
         """One line without the fix: "on, should be off: the kernel moves pages ..."."""
-        facts = f"{self.value}, {self.expected}" if self.expected else self.value
-        return f"{facts}: {self.detail}" if self.detail else facts
+        facts = self.value
+        if self.expected:
+            facts = text("{value}, {expected}", value=self.value, expected=self.expected)
+        return text("{facts}: {detail}", facts=facts, detail=self.detail) if self.detail else facts
 
     @property
     def docs(self) -> str:
@@ -127,5 +141,6 @@ def result_of(check: Check, finding: Finding, seconds: float = 0.0) -> Result:
         expected=finding.expected,
         detail=finding.detail,
         fix=finding.fix,
+        remedy=finding.remedy,
         seconds=seconds,
     )

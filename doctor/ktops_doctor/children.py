@@ -15,6 +15,7 @@ from threading import Thread
 from typing import IO
 
 from ktops_doctor.host import CommandOutput, ProbeOutput
+from ktops_engine.text import text
 
 _PROBES = Path(__file__).parent / "probes"
 _GRACE_SECONDS = 1.0
@@ -64,7 +65,8 @@ def run_probe(
     if not ended:
         _kill(process)
         enough = bool(facts.pop(_ENOUGH, False))
-        return ProbeOutput(facts, "" if enough else f"no answer within {time_limit:g} s")
+        late = text("no answer within {seconds} s", seconds=f"{time_limit:g}")
+        return ProbeOutput(facts, "" if enough else late)
     status = process.wait()
     for reader in readers:
         reader.join(_GRACE_SECONDS)
@@ -130,9 +132,9 @@ def _reason(status: int, stderr: str) -> str:
         return ""
     if status < 0:
         with contextlib.suppress(ValueError):
-            return f"ended by {signal.Signals(-status).name}"
+            return text("ended by {signal}", signal=signal.Signals(-status).name)
     lines = [line for line in stderr.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else f"ended with status {status}"
+    return lines[-1].strip() if lines else text("ended with status {status}", status=status)
 
 
 def _text(data: bytes) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 
 from ktops_doctor.host import Host
+from ktops_doctor.remedy import Command, Remedy
 from ktops_doctor.topology import process_status
+from ktops_engine.text import Text, joined, text
 
 _DEBIAN, _FEDORA, _SUSE, _ARCH = "debian", "fedora", "suse", "arch"
 _FAMILIES = {
@@ -18,6 +20,30 @@ _FAMILIES = {
     "opensuse": _SUSE,
     "arch": _ARCH,
 }
+
+
+def remark(command: str, words: str) -> Text:
+    """`command` with a comment behind it, as a shell takes it."""
+    return joined((command, words), "   # ")
+
+
+def on_container_host(command: str) -> Text:
+    """`command`, which only the host of this container can run."""
+    return remark(command, text("on the container's host"))
+
+
+def ktops_command(host: Host, *arguments: str) -> Command:
+    """`ktops ...` as this interpreter runs it, whatever `ktops` is on the PATH."""
+    return (host.python().executable, "-m", "ktops", *arguments)
+
+
+def build_remedy(host: Host, *options: str) -> Remedy:
+    """Compile the native library into the cache. What is there already stays beside it or is
+    replaced by the same sources' work: there is nothing to take back."""
+    return Remedy(
+        text("compile the native library (up to a minute)"),
+        (ktops_command(host, "build", *options),),
+    )
 
 
 def os_release(host: Host) -> dict[str, str]:
@@ -63,7 +89,12 @@ def install(host: Host, *, debian: str, fedora: str, suse: str, arch: str, conda
 
 def pip_install(host: Host, *arguments: str) -> str:
     """`pip install` for the interpreter that runs the engine, whatever `pip` is on the PATH."""
-    return shlex.join([host.python().executable, "-m", "pip", "install", *arguments])
+    return shlex.join(pip_command(host, "install", *arguments))
+
+
+def pip_command(host: Host, *arguments: str) -> Command:
+    """pip of the interpreter that runs the engine."""
+    return (host.python().executable, "-m", "pip", *arguments)
 
 
 def in_container(host: Host) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ktops_doctor.host import CommandOutput, Host
 
+MIN_CUDA = (12, 1)
 SMI_COMMAND = ("nvidia-smi", "-q", "-x")
 SMI_TIME_LIMIT = 20.0  # eight GPUs without persistence mode take most of it
 _PCI = "/sys/bus/pci/devices"
@@ -56,6 +57,12 @@ def smi_report(host: Host) -> SmiReport | None:
         return None
     gpus = tuple(_gpu(index, node) for index, node in enumerate(root.findall("gpu")))
     return SmiReport(_text(root, "driver_version"), _text(root, "cuda_version"), gpus)
+
+
+def toolkit_release(host: Host) -> str:
+    """The version of the CUDA toolkit whose nvcc is on the PATH, '' when there is none."""
+    output = host.run("nvcc", "--version")
+    return output.stdout.partition("release ")[2].partition(",")[0] if output.ok else ""
 
 
 def pci_gpus(host: Host) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from ktops_doctor.elf import ElfVersions
 
 COMMAND_TIME_LIMIT = 8.0
+REACH_TIME_LIMIT = 1.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,34 @@ class PortState:
     process: str = ""
 
 
+class Stage(StrEnum):
+    """Where a connection is, or ended. `DONE`: an answer came, whatever it says."""
+
+    NAME = "name"
+    PROXY = "proxy"
+    CONNECT = "connect"
+    TLS = "tls"
+    HTTP = "http"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a request came, why no further, and the seconds it took.
+
+    `clock_skew` is how many seconds this machine's clock is ahead of the server's, if it said."""
+
+    stage: Stage
+    reason: str = ""
+    status: int = 0
+    seconds: float = 0.0
+    clock_skew: float | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.stage is Stage.DONE
+
+
 class Host(Protocol):
     """Questions to a machine. No method raises for what is missing or forbidden on it.
 
@@ -138,3 +168,6 @@ class Host(Protocol):
 
     def port(self, address: str, port: int) -> PortState:
         """Whether a server could listen there."""
+
+    def reach(self, url: str, proxy: str = "", time_limit: float = REACH_TIME_LIMIT) -> Reach:
+        """How far a request to `url` comes, through `proxy` (a URL) unless ''."""

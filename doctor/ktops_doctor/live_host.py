@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,12 +18,14 @@ from ktops_doctor import elf, ports
 from ktops_doctor.children import run_command, run_probe
 from ktops_doctor.host import (
     COMMAND_TIME_LIMIT,
+    REACH_TIME_LIMIT,
     CommandOutput,
     Disk,
     Platform,
     PortState,
     ProbeOutput,
     PythonFacts,
+    Reach,
 )
 
 _T = TypeVar("_T")
@@ -99,7 +102,7 @@ class LiveHost:
         try:
             return tuple(importlib.metadata.requires(name) or ())
         except Exception:  # noqa: BLE001 - as above
-            return ()
+            return _requirements_of_checkout(name)
 
     def cpus_allowed(self) -> frozenset[int]:
         return frozenset(os.sched_getaffinity(0))
@@ -126,6 +129,21 @@ class LiveHost:
 
     def port(self, address: str, port: int) -> PortState:
         return self._once.get(("port", address, port), lambda: ports.port_state(address, port))
+
+    def reach(self, url: str, proxy: str = "", time_limit: float = REACH_TIME_LIMIT) -> Reach:
+        from ktops_doctor import network  # ssl and http take their time to import
+
+        return self._once.get(("reach", url, proxy), lambda: network.reach(url, proxy, time_limit))
+
+
+def _requirements_of_checkout(name: str) -> tuple[str, ...]:
+    """What pyproject.toml says, where this runs from a checkout that nobody installed."""
+    try:
+        text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        project = tomllib.loads(text)["project"]
+        return tuple(project["dependencies"]) if project["name"] == name else ()
+    except (OSError, ValueError, KeyError):
+        return ()
 
 
 def _libc() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from ktops_doctor.elf import ElfError, ElfVersions
 from ktops_doctor.host import (
     COMMAND_TIME_LIMIT,
+    REACH_TIME_LIMIT,
     CommandOutput,
     Disk,
     Host,
@@ -18,6 +20,8 @@ from ktops_doctor.host import (
     PortState,
     ProbeOutput,
     PythonFacts,
+    Reach,
+    Stage,
 )
 from ktops_doctor.topology import parse_cpu_list
 
@@ -29,7 +33,7 @@ class RecordedHost:
     commands {line: CommandOutput}, probes {name and arguments: ProbeOutput}, platform, python,
     packages {name: version}, requirements {name: [..]}, cpus_allowed "0-63",
     limits {name: number, absent when unlimited}, ports {"address:port": PortState, absent when
-    free}, disks {path: Disk}: the nearest path above the one asked for answers.
+    free}, reach {url: Reach}, disks {path: Disk}: the nearest path above the one asked for answers.
     What is absent is missing on the machine.
     """
 
@@ -119,6 +123,12 @@ class RecordedHost:
         answer = self._answer("ports", f"{address}:{port}")
         return PortState(**answer) if answer else PortState(True)
 
+    def reach(self, url: str, proxy: str = "", time_limit: float = REACH_TIME_LIMIT) -> Reach:
+        answer = self._answer("reach", url)
+        if answer is None:
+            return Reach(Stage.NAME, "Name or service not known")
+        return Reach(**{**answer, "stage": Stage(answer["stage"])})
+
 
 class RecordingHost:
     """Passes questions on to another host and keeps what it said, to be replayed elsewhere."""
@@ -137,7 +147,8 @@ class RecordingHost:
 
     def read_text(self, path: str) -> str | None:
         text = self._host.read_text(path)
-        self._keep("files", path, text)
+        kept = None if text is None else without_secrets(path.rpartition("/")[2], text)
+        self._keep("files", path, kept)
         return text
 
     def list_dir(self, path: str) -> tuple[str, ...]:
@@ -165,7 +176,7 @@ class RecordingHost:
 
     def env(self, name: str) -> str:
         value = self._host.env(name)
-        self._keep("env", name, value or None)
+        self._keep("env", name, without_secrets(name, value) or None)
         return value
 
     def which(self, program: str) -> str | None:
@@ -234,3 +245,15 @@ class RecordingHost:
         answer = self._host.port(address, port)
         self._keep("ports", f"{address}:{port}", asdict(answer))
         return answer
+
+    def reach(self, url: str, proxy: str = "", time_limit: float = REACH_TIME_LIMIT) -> Reach:
+        answer = self._host.reach(url, proxy, time_limit)
+        self._keep("reach", url, asdict(answer))
+        return answer
+
+
+def without_secrets(name: str, value: str) -> str:
+    """`value` as it may be written down: a token keeps its form, a URL loses its user."""
+    if "token" in name.lower() or "key" in name.lower():
+        return value[:3] + re.sub(r"[A-Za-z0-9]", "x", value[3:])
+    return re.sub(r"//[^/@\s]+@", "//", value) if "proxy" in name.lower() else value

@@ -11,10 +11,12 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from ktops_doctor.check import Check, Finding, Result, Status, result_of, skip
+from ktops_doctor.fixes import remark
 from ktops_doctor.host import Host
 from ktops_doctor.target import Target
+from ktops_engine.text import text
 
-_REPORT = "ktops env   # and report it together with this line"
+_REPORT = remark("ktops env", text("and report it together with this line"))
 _GOOD = frozenset({Status.OK, Status.WARN})
 
 
@@ -33,7 +35,8 @@ def run_checks(
     *,
     checks: Sequence[Check] | None = None,
 ) -> list[Result]:
-    """Results of the checks named `ids` (None: all), in the order of the report.
+    """Results of the checks named `ids` (None: all but those that take long), in the order of the
+    report.
 
     What they need is run too, but not reported. Never raises for what a check does; raises
     UnknownCheckError for an id that does not exist.
@@ -43,7 +46,7 @@ def run_checks(
 
         checks = all_checks()
     known = {check.id: check for check in checks}
-    wanted = list(known) if ids is None else list(ids)
+    wanted = [check.id for check in checks if not check.deep] if ids is None else list(ids)
     for check_id in wanted:
         if check_id not in known:
             raise UnknownCheckError(check_id)
@@ -64,7 +67,8 @@ def _with_needs(wanted: Sequence[str], known: dict[str, Check]) -> list[Check]:
 
 @dataclass
 class _Round:
-    """One pass over the checks: each has a thread of its own, started when its needs are met."""
+    """One pass over the checks: each has a thread of its own, started when its needs are met. What
+    takes long comes last, one after another."""
 
     host: Host
     target: Target
@@ -89,7 +93,7 @@ class _Round:
         settled = True
         while settled:
             settled = False
-            for check in self.checks:
+            for check in sorted(self.checks, key=lambda check: check.deep):
                 if check.id in self.results or check.id in self.deadlines:
                     continue
                 answers = [self.results.get(need) for need in check.needs]
@@ -97,10 +101,20 @@ class _Round:
                     continue
                 blocked = next((a for a in answers if a and a.status not in _GOOD), None)
                 if blocked is None:
-                    self._start(check)
+                    if self._may_start(check):
+                        self._start(check)
                 else:
                     self.results[check.id] = result_of(check, skip(_blocked_by(blocked)))
                     settled = True
+
+    def _may_start(self, check: Check) -> bool:
+        """Checks that take long have the machine to themselves: others would spoil what they
+        measure. All others are under way or done by then."""
+        return not self.deadlines if check.deep else not self._deep_is_running
+
+    @property
+    def _deep_is_running(self) -> bool:
+        return any(check.deep and check.id in self.deadlines for check in self.checks)
 
     def _start(self, check: Check) -> None:
         self.deadlines[check.id] = time.monotonic() + check.time_limit
@@ -119,10 +133,9 @@ class _Round:
         for check in self.checks:
             if self.deadlines.get(check.id, now + 1) <= now:
                 del self.deadlines[check.id]
-                detail = f"no answer within {check.time_limit:.0f} s"
-                finding = Finding(
-                    Status.CRASH, "the check did not finish", detail=detail, fix=_REPORT
-                )
+                detail = text("no answer within {seconds} s", seconds=f"{check.time_limit:g}")
+                value = text("the check did not finish")
+                finding = Finding(Status.CRASH, value, detail=detail, fix=_REPORT)
                 self.results[check.id] = result_of(check, finding, check.time_limit)
 
 
@@ -134,7 +147,7 @@ def ask(check: Check, host: Host, target: Target) -> Result:
     except Exception as error:  # noqa: BLE001 - a broken check is reported like a finding
         finding = Finding(
             Status.CRASH,
-            "the check itself failed",
+            text("the check itself failed"),
             detail=f"{type(error).__name__}: {error} ({_place(error)})",
             fix=_REPORT,
         )
@@ -149,4 +162,6 @@ def _place(error: Exception) -> str:
 
 def _blocked_by(result: Result) -> str:
     """Why a check that needs `result` is skipped: a skipped need hands its own reason on."""
-    return result.value if result.status is Status.SKIP else f"waits for {result.id}"
+    if result.status is Status.SKIP:
+        return result.value
+    return text("waits for {check}", check=result.id)

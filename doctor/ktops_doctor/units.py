@@ -30,11 +30,6 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def plural(count: int, noun: str) -> str:
-    """'1 node', '2 nodes'."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _scaled(value: float, base: float, units: tuple[str, ...]) -> str:
     index = 0
     while abs(value) >= base and index < len(units) - 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ktops_doctor.recorded_host import RecordedHost
 
 Record = dict[str, Any]
 GIB = 1 << 30
+PLAN = "/opt/ktops/bin/python -P -m ktops.checkup.plan_child r1-q4km"
 
 INTEL_FLAGS = (
     "fpu sse sse2 avx f16c fma avx2 avx512f avx512dq avx512bw avx512vl avx512_vnni avx512_bf16"
@@ -151,6 +153,7 @@ def healthy_server() -> Record:
             "as --version": {"status": 0, "stdout": "GNU assembler (GNU Binutils) 2.42\n"},
             "/opt/ktops/bin/cmake --version": {"status": 0, "stdout": "cmake version 4.1.2\n\n"},
             "/opt/ktops/bin/ninja --version": {"status": 0, "stdout": "1.13.0\n"},
+            PLAN: planned(tokens_per_s=[8.2, 11.0], with_gpu_tokens_per_s=[13.1, 16.4]),
         },
         "probes": {
             "torch": {
@@ -168,6 +171,8 @@ def healthy_server() -> Record:
                 "facts": {
                     "libraries": {"torch": ["/torch/lib/libtorch_cpu.so"]},
                     "libstdcxx": {"path": system_library},
+                    "flash_attn_found": True,
+                    "torch_cuda": "12.6",
                 }
             },
             "native": {
@@ -209,11 +214,36 @@ def healthy_server() -> Record:
         "requirements": {"ktops": ["fastapi>=0.115", "numpy>=1.26", "torch>=2.9"]},
         "cpus_allowed": "0-159",
         "limits": {"NOFILE": 65536, "MEMLOCK": 8 << 20},
+        "reach": {
+            "https://huggingface.co": answer(0.2),
+            "https://modelscope.cn": answer(0.3),
+        },
         "disks": {
             "/": disk("/", total=900 * GIB, free=600 * GIB, kind="ext4"),
             "/data": disk("/data", total=8000 * GIB, free=7000 * GIB, kind="xfs"),
         },
     }
+
+
+def planned(**facts: object) -> Record:
+    """What the child that plans prints."""
+    known = {
+        "tokens_per_s": None,
+        "with_gpu_tokens_per_s": None,
+        "needed_bytes": None,
+        "there_bytes": None,
+    }
+    return {"status": 0, "stdout": json.dumps({**known, **facts}) + "\n"}
+
+
+def answer(seconds: float, skew: float = 0.4) -> Record:
+    """A hub that answers."""
+    return {"stage": "done", "status": 200, "seconds": seconds, "clock_skew": skew}
+
+
+def silent(stage: str, reason: str) -> Record:
+    """A hub that does not: the request ended at `stage`."""
+    return {"stage": stage, "reason": reason}
 
 
 def libstdcxx(end: int) -> Record:
@@ -280,12 +310,11 @@ Findings = dict[str, tuple[str, str]]
 
 @pytest.fixture
 def diagnose() -> Callable[..., Findings]:
-    """`diagnose(record, target)`: id -> (status, fix) of every check that is neither ok nor
-    skipped."""
+    """`diagnose(record, target)`: id -> (status, fix) of every check that is not ok."""
 
     def examine(record: Record, target: Target, ids: Sequence[str] | None = None) -> Findings:
         results = run_checks(ids, RecordedHost(record), target)
-        return {r.id: (r.status.value, r.fix) for r in results if r.status not in ("ok", "skip")}
+        return {r.id: (r.status.value, r.fix) for r in results if r.status != "ok"}
 
     return examine
 

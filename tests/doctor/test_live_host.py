@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import select
 import socket
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,20 +43,17 @@ def test_a_command_that_does_not_exist_did_not_start(host):
 
 
 def test_a_command_that_hangs_is_killed_with_its_children(host, tmp_path):
-    mark = tmp_path / "pid"
-    began = time.monotonic()
-    output = host.run("sh", "-c", f"sleep 60 & echo $! > {mark}; wait", time_limit=0.5)
-    assert output.timed_out
-    assert time.monotonic() - began < 5
-    child = int(mark.read_text())
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
-        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "Z":
-            break
-        time.sleep(0.01)
-    else:
-        assert not Path(f"/proc/{child}").exists()
+    alive = tmp_path / "alive"  # held open by the shell and by its child
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        output = host.run("sh", "-c", f"exec 3>{alive}; sleep 600 & wait", time_limit=0.5)
+        assert output.timed_out
+        ended = select.poll()
+        ended.register(reader, select.POLLHUP)
+        assert ended.poll()  # nobody holds it any more
+    finally:
+        os.close(reader)
 
 
 def test_a_command_is_run_once_however_often_it_is_asked_for(host, tmp_path):
@@ -214,6 +212,31 @@ def test_a_record_of_this_machine_replays_with_the_same_results(host, r1, tmp_pa
     ]
 
 
+def test_what_is_written_down_of_a_machine_holds_no_token_and_no_password(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_ABCdef123")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:1")
+    stored = tmp_path / "token"
+    stored.write_text("hf_stored99\n")
+    recorder = RecordingHost(LiveHost())
+    assert recorder.env("HF_TOKEN") == "hf_ABCdef123"
+    recorder.env("HTTPS_PROXY")
+    recorder.read_text(str(stored))
+    recorder.save(tmp_path / "host.json")
+    replayed = RecordedHost.load(tmp_path / "host.json")
+    assert replayed.env("HF_TOKEN") == "hf_xxxxxxxxx"
+    assert replayed.env("HTTPS_PROXY") == "http://proxy:1"
+    assert replayed.read_text(str(stored)) == "hf_xxxxxxxx\n"
+
+
+def test_a_checkout_that_nobody_installed_says_itself_what_it_requires(host, monkeypatch):
+    def absent(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", absent)
+    assert any(requirement.startswith("torch>=") for requirement in host.requirements("ktops"))
+    assert host.requirements("another") == ()
+
+
 def test_this_interpreter_is_described(host):
     facts = host.python()
     assert facts.version == sys.version_info[:3]
@@ -228,4 +251,4 @@ def test_importing_the_doctor_imports_nothing_outside_the_standard_library(host)
     output = host.run(
         sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"
     )
-    assert output.stdout == "['__main__', 'ktops_doctor']\n", output.stderr
+    assert output.stdout == "['__main__', 'ktops_doctor', 'ktops_engine']\n", output.stderr

@@ -84,13 +84,13 @@ NATIVE = {"built": True, "path": "/cache/libktops.so", "numa": True}
             {"facts": {"import_error": "SyntaxError: invalid syntax"}},
             "lib.engine",
             "fail",
-            f"{PIP} --force-reinstall --no-deps ktops",
+            "./install.sh   # in the folder that ktops was installed from",
         ),
         (
             {"error": "no answer within 8 s"},
             "lib.engine",
             "fail",
-            f"{PIP} --force-reinstall --no-deps ktops",
+            "./install.sh   # in the folder that ktops was installed from",
         ),
     ],
 )

@@ -47,7 +47,6 @@ def test_a_gpu_hidden_from_torch_is_told_from_one_it_cannot_use(ask, server, r1)
 @pytest.mark.parametrize(
     ("facts", "error", "fix"),
     [
-        ({"flash_attn_found": False}, "", f"{PIP} flash-attn --no-build-isolation"),
         (
             {"flash_attn_found": True, "flash_attn_error": "ImportError: undefined symbol"},
             "",
@@ -68,6 +67,13 @@ def test_flash_attn_is_never_more_than_a_warning(ask, server, r1, facts, error, 
     result = ask(server, r1, "py.flash_attn")
     assert (result.status, result.fix) == ("warn", fix)
     assert "answers are the same" in result.detail
+
+
+def test_flash_attn_that_is_not_installed_is_found_without_importing_torch(ask, server, r1):
+    server["probes"]["libraries"]["facts"]["flash_attn_found"] = False
+    server["probes"]["torch"] = {"error": "nobody asks"}
+    result = ask(server, r1, "py.flash_attn")
+    assert (result.status, result.fix) == ("warn", f"{PIP} flash-attn --no-build-isolation")
 
 
 def test_packages_that_are_missing_or_old_are_listed_with_what_is_wanted(ask, server, r1):

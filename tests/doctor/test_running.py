@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import pairwise
 
 import pytest
 
-from ktops_doctor import Check, Section, UnknownCheckError, all_checks, run_checks
+from ktops_doctor import (
+    BUILD_CHECKS,
+    SERVE_CHECKS,
+    Check,
+    Section,
+    UnknownCheckError,
+    all_checks,
+    run_checks,
+)
 from ktops_doctor.check import fail, ok, skip
 from ktops_doctor.recorded_host import RecordedHost
 
 HOST = RecordedHost({})
 
 
-def check(check_id, run, *, needs=(), time_limit=5.0):
+def check(check_id, run, *, needs=(), time_limit=5.0, deep=False):
     return Check(
         id=check_id,
         title=check_id,
@@ -23,6 +32,7 @@ def check(check_id, run, *, needs=(), time_limit=5.0):
         why="",
         needs=needs,
         time_limit=time_limit,
+        deep=deep,
     )
 
 
@@ -96,6 +106,38 @@ def test_a_subset_runs_what_it_needs_and_reports_only_what_was_asked_for(r1):
     assert asked == ["a", "b"]
 
 
+def test_what_takes_long_runs_last_and_alone(r1):
+    running, seen = set(), []
+
+    def busy(name):
+        def look(host, target):
+            running.add(name)
+            seen.append(frozenset(running))
+            time.sleep(0.02)
+            running.remove(name)
+            return ok(name)
+
+        return look
+
+    checks = [
+        check("slow.a", busy("slow.a"), deep=True),
+        check("quick.a", busy("quick.a")),
+        check("slow.b", busy("slow.b"), deep=True, needs=("quick.a",)),
+        check("quick.b", busy("quick.b"), needs=("quick.a",)),
+    ]
+    results = run(checks, r1, [c.id for c in checks])
+    assert [result.status for result in results.values()] == ["ok"] * 4
+    assert seen[-2:] == [{"slow.a"}, {"slow.b"}]
+    assert list(run(checks, r1)) == ["quick.a", "quick.b"]
+
+
+def test_the_subsets_of_other_commands_are_checks_that_do_not_take_long():
+    quick = {c.id for c in all_checks() if not c.deep}
+    for subset in (SERVE_CHECKS, BUILD_CHECKS):
+        assert set(subset) <= quick
+        assert len(set(subset)) == len(subset)
+
+
 def test_an_unknown_id_is_an_error_that_names_it(r1):
     with pytest.raises(UnknownCheckError, match=r"'gpu\.vrm'") as caught:
         run_checks(["gpu.vrm"], HOST, r1)
@@ -108,7 +150,7 @@ def test_nothing_asked_for_is_nothing_run(r1):
 
 def test_a_host_that_knows_nothing_crashes_some_checks_and_stops_none(r1):
     results = run_checks(None, HOST, r1)
-    assert len(results) == len(all_checks())
+    assert len(results) == sum(not check.deep for check in all_checks())
     crashed = {result.id for result in results if result.status == "crash"}
     assert "sys.os" in crashed
     assert "gpu.device" not in crashed

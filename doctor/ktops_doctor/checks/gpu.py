@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from ktops_doctor.check import Check, Finding, Section, Status, ok, skip, warn
-from ktops_doctor.fixes import in_container, install, sudo
-from ktops_doctor.gpus import SMI_TIME_LIMIT, Gpu, pci_gpus, smi_output, smi_report
+from ktops_doctor.expectations import dotted, needs, should_be
+from ktops_doctor.fixes import in_container, install, remark, sudo
+from ktops_doctor.gpus import (
+    MIN_CUDA,
+    SMI_TIME_LIMIT,
+    Gpu,
+    pci_gpus,
+    smi_output,
+    smi_report,
+    toolkit_release,
+)
 from ktops_doctor.host import Host
 from ktops_doctor.target import Target
 from ktops_doctor.units import decimal, gib, version
+from ktops_engine.text import text
 
-MIN_CUDA = (12, 1)
+_WITH_GPUS = "docker run --gpus all IMAGE"
 MIN_DRIVER = "530"  # the first branch that runs CUDA 12.1
-_NO_GPU = "no NVIDIA GPU"
+_NO_GPU = text("no NVIDIA GPU")
 _TIME_LIMIT = SMI_TIME_LIMIT + 5
 _OLD_ARCHITECTURES = frozenset({"Kepler", "Maxwell", "Pascal", "Volta", "Turing"})
 
@@ -29,49 +39,66 @@ def _device(host: Host, target: Target) -> Finding:
         return ok(", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names)))
     on_bus = pci_gpus(host)
     if on_bus:
-        return ok(f"an NVIDIA GPU at {', '.join(on_bus)}")
+        return ok(text("an NVIDIA GPU at {places}", places=", ".join(on_bus)))
     if not target.gpu_required:
-        return ok(f"{_NO_GPU}, and {target.name} needs none")
+        return ok(text("no NVIDIA GPU, and {model} needs none", model=target.name))
     return _bad(
         target,
         _NO_GPU,
-        "needs one",
-        detail="attention and the shared expert are to run on it",
-        fix="docker run --gpus all IMAGE   # a container sees only GPUs that are passed to it"
+        text("needs one"),
+        detail=text("attention and the shared expert are to run on it"),
+        fix=remark(_WITH_GPUS, text("a container sees only GPUs that are passed to it"))
         if in_container(host)
-        else "lspci -nn | grep -i nvidia   # empty: not seated, or not passed to this VM",
+        else remark(
+            "lspci -nn | grep -i nvidia", text("empty: not seated, or not passed to this VM")
+        ),
     )
 
 
 def _driver(host: Host, target: Target) -> Finding:
     report = smi_report(host)
     if report is not None and report.gpus:
-        return ok(f"driver {report.driver}")
+        return ok(text("driver {version}", version=report.driver))
     if not pci_gpus(host) and report is None:
         return skip(_NO_GPU)
     output = smi_output(host)
     if output.timed_out:
         return _bad(
             target,
-            f"nvidia-smi gave no answer within {SMI_TIME_LIMIT:.0f} s",
-            detail="the driver hangs",
+            text("nvidia-smi gave no answer within {seconds:.0f} s", seconds=SMI_TIME_LIMIT),
+            detail=text("the driver hangs"),
             fix=sudo(host, "dmesg | grep -i 'nvrm\\|xid' | tail"),
         )
     if output.status is None:
-        return _bad(target, "nvidia-smi is not installed", detail="no driver", fix=_install(host))
-    text = " ".join((output.stdout + output.stderr).split())
-    if "version mismatch" in text:
-        fix = sudo(host, "reboot") + "   # the driver was updated while the old one was running"
+        return _bad(
+            target,
+            text("nvidia-smi is not installed"),
+            detail=text("no driver"),
+            fix=_install(host),
+        )
+    said = " ".join((output.stdout + output.stderr).split())
+    if "version mismatch" in said:
+        fix = remark(
+            sudo(host, "reboot"), text("the driver was updated while the old one was running")
+        )
     elif in_container(host):
-        fix = "docker run --gpus all IMAGE   # the driver of the host must be passed on"
+        fix = remark(_WITH_GPUS, text("the driver of the host must be passed on"))
     else:
-        fix = sudo(host, "modprobe nvidia") + "   # if that fails: dmesg | grep -i nvidia"
-    return _bad(target, "nvidia-smi finds no GPU", detail=text or "it says nothing", fix=fix)
+        fix = remark(
+            sudo(host, "modprobe nvidia"),
+            text("if that fails: {command}", command="dmesg | grep -i nvidia"),
+        )
+    return _bad(
+        target,
+        text("nvidia-smi finds no GPU"),
+        detail=said or text("it said nothing"),
+        fix=fix,
+    )
 
 
 def _install(host: Host) -> str:
     if in_container(host):
-        return "docker run --gpus all IMAGE   # the driver of the host must be passed on"
+        return remark(_WITH_GPUS, text("the driver of the host must be passed on"))
     return install(
         host,
         debian="nvidia-driver",
@@ -86,15 +113,21 @@ def _cuda(host: Host, target: Target) -> Finding:
     report = smi_report(host)
     if report is None or not report.gpus:
         return skip(_NO_GPU)
-    expected = "needs " + ".".join(map(str, MIN_CUDA))
-    value = f"driver {report.driver} runs CUDA {report.cuda or 'of unknown version'}"
+    expected = needs(dotted(MIN_CUDA))
+    value = text(
+        "driver {driver} runs CUDA {cuda}",
+        driver=report.driver,
+        cuda=report.cuda or text("of unknown version"),
+    )
     if version(report.cuda) >= MIN_CUDA:
         return ok(value, expected)
     return _bad(
         target,
         value,
         expected,
-        detail=f"torch finds no GPU with it; driver {MIN_DRIVER} or newer is wanted",
+        detail=text(
+            "torch finds no GPU with it; driver {driver} or newer is wanted", driver=MIN_DRIVER
+        ),
         fix=_install(host),
     )
 
@@ -104,12 +137,15 @@ def _vram(host: Host, target: Target) -> Finding:
     if report is None or not report.gpus:
         return skip(_NO_GPU)
     best = max(report.gpus, key=lambda gpu: gpu.free_bytes)
-    value = f"{best.name}, {gib(best.free_bytes)} of {gib(best.total_bytes)} GiB free"
-    if len(report.gpus) > 1:
-        value = f"GPU {best.index} {value}"
+    value = text(
+        "{gpu}, {free} of {total} GiB free",
+        gpu=f"GPU {best.index} {best.name}" if len(report.gpus) > 1 else best.name,
+        free=gib(best.free_bytes),
+        total=gib(best.total_bytes),
+    )
     if not target.vram_bytes:
         return ok(value)
-    expected = f"needs {decimal(target.vram_bytes)}"
+    expected = needs(decimal(target.vram_bytes))
     if best.free_bytes >= target.vram_bytes:
         return ok(value, expected)
     if max(gpu.total_bytes for gpu in report.gpus) >= target.vram_bytes:
@@ -117,15 +153,15 @@ def _vram(host: Host, target: Target) -> Finding:
             target,
             value,
             expected,
-            detail="other processes hold the rest",
+            detail=text("other processes hold the rest"),
             fix="nvidia-smi --query-compute-apps=pid,used_memory,name --format=csv",
         )
     return _bad(
         target,
         value,
         expected,
-        detail="attention, shared experts and cache do not fit",
-        fix="ktops models   # lists smaller models and what each needs",
+        detail=text("attention, shared experts and cache do not fit"),
+        fix=remark("ktops models", text("lists smaller models and what each needs")),
     )
 
 
@@ -139,9 +175,11 @@ def _architecture(host: Host, target: Target) -> Finding:
         return ok(names)
     return warn(
         names,
-        "should be Ampere or newer",
-        detail="it has no bf16: attention runs slower and flash_attn not at all",
-        fix="nvidia-smi --query-gpu=name,compute_cap --format=csv   # 8.0 or more is wanted",
+        should_be(text("Ampere or newer")),
+        detail=text("it has no bf16: attention runs slower and flash_attn not at all"),
+        fix=remark(
+            "nvidia-smi --query-gpu=name,compute_cap --format=csv", text("8.0 or more is wanted")
+        ),
     )
 
 
@@ -151,16 +189,18 @@ def _link(host: Host, target: Target) -> Finding:
         return skip(_NO_GPU)
     known = [gpu for gpu in report.gpus if gpu.lanes and gpu.max_lanes]
     if not known:
-        return skip("the driver does not say")
+        return skip(text("the driver does not say"))
     worst = min(known, key=lambda gpu: gpu.lanes / gpu.max_lanes)
     if worst.lanes >= worst.max_lanes:
         return ok(_link_text(worst))
     return warn(
         _link_text(worst),
-        f"should be x{worst.max_lanes}",
-        detail="prompts stream the experts over it and take as much longer",
-        fix=sudo(host, f"lspci -vv -s {_short(worst.bus_id)} | grep -i lnk")
-        + "   # then reseat the card, or move it to a wider slot",
+        should_be(f"x{worst.max_lanes}"),
+        detail=text("prompts stream the experts over it and take as much longer"),
+        fix=remark(
+            sudo(host, f"lspci -vv -s {_short(worst.bus_id)} | grep -i lnk"),
+            text("then reseat the card, or move it to a wider slot"),
+        ),
     )
 
 
@@ -177,17 +217,17 @@ def _short(bus_id: str) -> str:
 
 
 def _toolkit(host: Host, target: Target) -> Finding:
-    output = host.run("nvcc", "--version")
-    if not output.ok:
-        return skip("nvcc is not installed, and nothing here needs it")
-    release = output.stdout.partition("release ")[2].partition(",")[0]
-    expected = "should be " + ".".join(map(str, MIN_CUDA))
+    release = toolkit_release(host)
+    if not release:
+        return skip(text("nvcc is not installed, and nothing here needs it"))
+    expected = should_be(dotted(MIN_CUDA))
+    value = text("CUDA toolkit {version}", version=release)
     if version(release) >= MIN_CUDA:
-        return ok(f"CUDA toolkit {release}", expected)
+        return ok(value, expected)
     return warn(
-        f"CUDA toolkit {release}",
+        value,
         expected,
-        detail="ktops does not use it, but flash_attn cannot be compiled with it",
+        detail=text("ktops does not use it, but flash_attn cannot be compiled with it"),
         fix="conda install -y -c nvidia cuda-toolkit",
     )
 
@@ -195,7 +235,7 @@ def _toolkit(host: Host, target: Target) -> Finding:
 CHECKS = (
     Check(
         id="gpu.device",
-        title="NVIDIA GPU",
+        title=text("NVIDIA GPU"),
         section=Section.GPU,
         run=_device,
         time_limit=_TIME_LIMIT,
@@ -205,7 +245,7 @@ CHECKS = (
     ),
     Check(
         id="gpu.driver",
-        title="GPU driver",
+        title=text("GPU driver"),
         section=Section.GPU,
         run=_driver,
         time_limit=_TIME_LIMIT,
@@ -215,7 +255,7 @@ CHECKS = (
     ),
     Check(
         id="gpu.cuda",
-        title="CUDA version of the driver",
+        title=text("CUDA version of the driver"),
         section=Section.GPU,
         run=_cuda,
         needs=("gpu.driver",),
@@ -224,7 +264,7 @@ CHECKS = (
     ),
     Check(
         id="gpu.vram",
-        title="Free GPU memory",
+        title=text("Free GPU memory"),
         section=Section.GPU,
         run=_vram,
         needs=("gpu.driver",),
@@ -233,7 +273,7 @@ CHECKS = (
     ),
     Check(
         id="gpu.arch",
-        title="GPU generation",
+        title=text("GPU generation"),
         section=Section.GPU,
         run=_architecture,
         needs=("gpu.driver",),
@@ -241,7 +281,7 @@ CHECKS = (
     ),
     Check(
         id="gpu.link",
-        title="PCIe link",
+        title=text("PCIe link"),
         section=Section.GPU,
         run=_link,
         needs=("gpu.driver",),
@@ -250,7 +290,7 @@ CHECKS = (
     ),
     Check(
         id="gpu.toolkit",
-        title="CUDA toolkit",
+        title=text("CUDA toolkit"),
         section=Section.GPU,
         run=_toolkit,
         why="Nothing in ktops needs nvcc. Compiling flash_attn from source does.",

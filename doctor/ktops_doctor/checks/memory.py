@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 from ktops_doctor.check import Check, Finding, Section, fail, ok, skip, warn
-from ktops_doctor.fixes import in_container, sudo, write_file
+from ktops_doctor.expectations import needs, should_be
+from ktops_doctor.fixes import in_container, on_container_host, remark, sudo, write_file
 from ktops_doctor.host import Host
 from ktops_doctor.target import Target
 from ktops_doctor.topology import kilobytes, memory_limit
 from ktops_doctor.units import GIB, binary, decimal
+from ktops_engine.text import Text, text
 
 _MEMINFO = "/proc/meminfo"
 _THP = "/sys/kernel/mm/transparent_hugepage/enabled"
@@ -17,8 +19,8 @@ _SWAPPED_BYTES = GIB  # less than this was swapped long ago and does not matter
 _LARGE_BYTES = 8 * GIB  # below it a model neither needs huge pages nor meets swap
 
 
-def _needs(target: Target) -> str:
-    return f"needs {decimal(target.ram_bytes)}"
+def _needs(target: Target) -> Text:
+    return needs(decimal(target.ram_bytes))
 
 
 def _field(host: Host, name: str) -> int:
@@ -32,28 +34,29 @@ def _total(host: Host, target: Target) -> Finding:
     return fail(
         binary(total),
         _needs(target),
-        detail="the weights do not fit, and read from disk for every token they are far too slow",
-        fix="ktops models   # lists smaller models and what each needs",
+        detail=text(
+            "the weights do not fit, and read from disk for every token they are far too slow"
+        ),
+        fix=remark("ktops models", text("lists smaller models and what each needs")),
     )
 
 
 def _limit(host: Host, target: Target) -> Finding:
     found = memory_limit(host)
     if found is None:
-        return ok("no control group limits it")
+        return ok(text("no control group limits it"))
     limit, _ = found
     if limit >= _field(host, "MemTotal"):
-        return ok("the control group allows all there is")
-    value = f"the control group allows {binary(limit)}"
+        return ok(text("the control group allows all there is"))
+    value = text("the control group allows {size}", size=binary(limit))
     if limit >= target.ram_bytes:
         return ok(value, _needs(target))
     size = math.ceil(target.ram_bytes / GIB)
     return fail(
         value,
         _needs(target),
-        detail="the process would be killed while it loads",
-        fix=f"docker update --memory {size}g --memory-swap {size}g CONTAINER"
-        "   # on the container's host"
+        detail=text("the process would be killed while it loads"),
+        fix=on_container_host(f"docker update --memory {size}g --memory-swap {size}g CONTAINER")
         if in_container(host)
         else sudo(host, f"systemctl set-property {_slice(host)} MemoryMax={size}G"),
     )
@@ -69,36 +72,41 @@ def _available(host: Host, target: Target) -> Finding:
     return fail(
         binary(available),
         _needs(target),
-        detail="other processes hold the rest",
-        fix="ps -eo pid,rss,comm --sort=-rss | head   # shows who; a running ktops counts too",
+        detail=text("other processes hold the rest"),
+        fix=remark(
+            "ps -eo pid,rss,comm --sort=-rss | head",
+            text("shows who; a running ktops counts too"),
+        ),
     )
 
 
 def _swap(host: Host, target: Target) -> Finding:
     total, free = _field(host, "SwapTotal"), _field(host, "SwapFree")
     if not total:
-        return ok("none")
-    value = f"{binary(total - free)} of {binary(total)} used"
+        return ok(text("none"))
+    value = text("{used} of {total} used", used=binary(total - free), total=binary(total))
     if total - free <= _SWAPPED_BYTES or target.ram_bytes < _LARGE_BYTES:
         return ok(value)
     return warn(
         value,
-        detail="memory ran short; weights that were swapped out come back at disk speed",
-        fix=sudo(host, "sh -c 'swapoff -a && swapon -a'") + "   # brings it back into memory",
+        detail=text("memory ran short; weights that were swapped out come back at disk speed"),
+        fix=remark(
+            sudo(host, "sh -c 'swapoff -a && swapon -a'"), text("brings it back into memory")
+        ),
     )
 
 
 def _huge_pages(host: Host, target: Target) -> Finding:
-    text = host.read_text(_THP)
-    if text is None:
-        return skip("this kernel has no transparent huge pages")
-    chosen = text[text.find("[") + 1 : text.find("]")]
+    setting = host.read_text(_THP)
+    if setting is None:
+        return skip(text("this kernel has no transparent huge pages"))
+    chosen = setting[setting.find("[") + 1 : setting.find("]")]
     if chosen in {"always", "madvise"} or target.ram_bytes < _LARGE_BYTES:
         return ok(chosen)
     return warn(
         chosen,
-        "should be madvise",
-        detail="with pages of 4 KiB the cores spend their time looking up addresses",
+        should_be("madvise"),
+        detail=text("with pages of 4 KiB the cores spend their time looking up addresses"),
         fix=write_file(host, "madvise", _THP),
     )
 
@@ -114,7 +122,7 @@ def _slice(host: Host) -> str:
 CHECKS = (
     Check(
         id="mem.total",
-        title="Memory of the machine",
+        title=text("Memory of the machine"),
         section=Section.MEMORY,
         run=_total,
         why="All routed experts stay in RAM. A model that does not fit is read from disk for every "
@@ -122,7 +130,7 @@ CHECKS = (
     ),
     Check(
         id="mem.limit",
-        title="Memory limit of the control group",
+        title=text("Memory limit of the control group"),
         section=Section.MEMORY,
         run=_limit,
         why="A container or a systemd slice may be allowed less memory than the machine has. The "
@@ -131,7 +139,7 @@ CHECKS = (
     ),
     Check(
         id="mem.available",
-        title="Memory that is free now",
+        title=text("Memory that is free now"),
         section=Section.MEMORY,
         run=_available,
         needs=("mem.total", "mem.limit"),
@@ -139,14 +147,14 @@ CHECKS = (
     ),
     Check(
         id="mem.swap",
-        title="Swap in use",
+        title=text("Swap in use"),
         section=Section.MEMORY,
         run=_swap,
         why="Weights that were moved to swap come back at disk speed, in the middle of an answer.",
     ),
     Check(
         id="mem.thp",
-        title="Huge pages",
+        title=text("Huge pages"),
         section=Section.MEMORY,
         run=_huge_pages,
         why="Experts are read in streams of many gigabytes a second; with 2 MiB pages the address "

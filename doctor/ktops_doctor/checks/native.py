@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Mapping
 
 from ktops_doctor.check import Check, Finding, Section, fail, ok, skip, warn
-from ktops_doctor.fixes import install, pip_install, sudo
+from ktops_doctor.expectations import words
+from ktops_doctor.fixes import build_remedy, remark, sudo
 from ktops_doctor.host import Host
 from ktops_doctor.libraries import (
     Library,
-    conda_prefix,
     defined_versions,
     libraries,
     loaded_libstdcxx,
     newest,
-    system_libstdcxx,
 )
+from ktops_doctor.libstdcxx import install_libstdcxx, newer_libstdcxx
 from ktops_doctor.target import Target
 from ktops_doctor.units import version
+from ktops_engine.text import Text, joined, text
 
 _GLIBCXX = "GLIBCXX_"
 _GLIBC = "GLIBC_"
+_REBUILD = "ktops build --force"
+_SILENT = text("it said nothing")
+_UNKNOWN = text("no known version")
 
 
 def _engine(host: Host, target: Target) -> Finding:
     output = host.probe("native")
     if "built" in output.facts or "find_error" in output.facts:
-        return ok("ktops_engine imports")
-    error = output.facts.get("import_error") or output.error or "it said nothing"
+        return ok(text("ktops_engine imports"))
+    error = output.facts.get("import_error") or output.error or _SILENT
     return fail(
-        "ktops_engine does not import",
-        detail=str(error),
-        fix=pip_install(host, "--force-reinstall", "--no-deps", "ktops"),
+        text("ktops_engine does not import"),
+        detail=words(error),
+        fix=remark("./install.sh", text("in the folder that ktops was installed from")),
     )
 
 
@@ -40,21 +44,46 @@ def _library(host: Host, target: Target) -> Finding:
     facts = output.facts
     if "find_error" in facts:
         return fail(
-            "its build folder cannot be read",
+            text("its build folder cannot be read"),
             detail=str(facts["find_error"]),
-            fix="ktops build --force",
+            fix=_REBUILD,
         )
     if not facts.get("built"):
         return warn(
-            "not built, or built from other sources",
-            detail="the next `ktops serve` builds it first, which takes up to a minute",
+            _what_is_wrong(facts),
+            detail=text("the next `ktops serve` builds it first, which takes up to a minute"),
             fix="ktops build",
+            remedy=build_remedy(host),
         )
     if "isa" not in facts:
-        error = facts.get("load_error") or output.error or "it said nothing"
-        return fail(f"{facts['path']} does not load", detail=str(error), fix="ktops build --force")
-    value = f"built {str(facts['built_at'])[:10]} by {facts['compiler']}, {facts['isa']} kernels"
-    return ok(value)
+        error = words(facts.get("load_error") or output.error or _SILENT)
+        old = "GLIBCXX_" in error or "CXXABI_" in error  # lib.glibcxx says what helps
+        return fail(
+            text("{library} does not load", library=facts["path"]),
+            detail=error,
+            fix="ktops doctor --only lib.glibcxx" if old else _REBUILD,
+            remedy=None if old else build_remedy(host, "--force"),
+        )
+    return ok(
+        text(
+            "built {date} by {compiler}, {isa} kernels",
+            date=str(facts["built_at"])[:10],
+            compiler=facts["compiler"],
+            isa=facts["isa"],
+        )
+    )
+
+
+def _what_is_wrong(facts: Mapping[str, object]) -> Text:
+    """Of a library that cannot be used as it lies there, and is not loaded for that reason."""
+    path, size, wanted = (facts.get(name) for name in ("damaged", "bytes", "wanted_bytes"))
+    if path is None:
+        return text("not built, or built from other sources")
+    if size is None:
+        return text("{library} was deleted", library=path)
+    return text(
+        "{library} is damaged: {size} of {wanted} bytes", library=path, size=size, wanted=wanted
+    )
 
 
 def _glibcxx(host: Host, target: Target) -> Finding:
@@ -63,26 +92,43 @@ def _glibcxx(host: Host, target: Target) -> Finding:
     loaded = loaded_libstdcxx(host)
     if loaded is None:
         if not wanting:
-            return ok(f"{_free_of_it(found)}no libstdc++ here")
+            return ok(_with_own(found, [text("no libstdc++ here")]))
         return fail(
-            f"{_packages(wanting)} needs libstdc++, and this Python finds none",
-            detail="it does not load",
-            fix=_install_libstdcxx(host),
+            text(
+                "{packages} needs libstdc++, and this Python finds none",
+                packages=_packages(wanting),
+            ),
+            detail=text("it does not load"),
+            fix=install_libstdcxx(host),
         )
     defined = defined_versions(host, loaded)
-    end = newest(defined, _GLIBCXX) or "no known version"
+    end = newest(defined, _GLIBCXX)
     missing = [library for library in wanting if library.needs - defined]
     if not missing:
         most = newest([name for library in wanting for name in library.needs], _GLIBCXX)
-        wants = f"{_packages(wanting)} needs {most}, " if wanting else ""
-        return ok(f"{_free_of_it(found)}{wants}{loaded} has {end}")
+        has = text("{library} has {version}", library=loaded, version=end or _UNKNOWN)
+        if wanting:
+            has = text(
+                "{packages} needs {version}, {has}",
+                packages=_packages(wanting),
+                version=most,
+                has=has,
+            )
+        return ok(_with_own(found, [has]))
     first = missing[0]
     lacking = newest(first.needs - defined, _GLIBCXX) or min(first.needs - defined)
+    cure = newer_libstdcxx(host, loaded, first)
     return fail(
-        f"{_packages(missing)} needs {lacking}; this Python loads {loaded}, "
-        f"which ends at {end.removeprefix(_GLIBCXX)}",
-        detail=f"{first.path.rpartition('/')[2]} does not load",
-        fix=_newer_libstdcxx(host, loaded, first),
+        text(
+            "{packages} needs {version}; this Python loads {library}, which ends at {end}",
+            packages=_packages(missing),
+            version=lacking,
+            library=loaded,
+            end=end.removeprefix(_GLIBCXX) or _UNKNOWN,
+        ),
+        detail=text("{library} does not load", library=_name(first)),
+        fix=cure.line,
+        remedy=cure.remedy,
     )
 
 
@@ -90,73 +136,45 @@ def _packages(found: list[Library]) -> str:
     return ", ".join(dict.fromkeys(library.package for library in found))
 
 
-def _free_of_it(found: list[Library]) -> str:
+def _with_own(found: list[Library], parts: list[str]) -> Text:
     own = [library for library in found if library.package == "libktops"]
-    return "libktops has its own (static); " if own and not own[0].needs else ""
+    if own and not own[0].needs:
+        parts = [text("libktops has its own (static)"), *parts]
+    return joined(parts, "; ")
 
 
-def _newer_libstdcxx(host: Host, loaded: str, library: Library) -> str:
-    """Conda's package where conda's library is in the way, the system's by a symlink where conda
-    is not at hand, else whatever pushed an old one in front taken away."""
-    prefix = conda_prefix(host, loaded)
-    system = system_libstdcxx(host)
-    system_is_enough = (
-        system is not None and system != loaded and library.needs <= defined_versions(host, system)
-    )
-    if prefix is not None:
-        if system_is_enough and host.which("conda") is None:
-            return shlex.join(["ln", "-sf", system or "", loaded])
-        return f"conda install -y {_environment(host, prefix)} -c conda-forge libstdcxx-ng"
-    for variable in ("LD_PRELOAD", "LD_LIBRARY_PATH"):
-        folder = loaded.rpartition("/")[0]
-        if system_is_enough and folder and folder in host.env(variable):
-            return f"unset {variable}   # it puts {folder} before the system's libraries"
-    return _install_libstdcxx(host)
-
-
-def _environment(host: Host, prefix: str) -> str:
-    """How `conda install` names an environment: by name under envs/, else by path."""
-    parent, _, name = prefix.rpartition("/")
-    if parent.endswith("/envs"):
-        return f"-n {shlex.quote(name)}"
-    if host.exists(f"{prefix}/condabin"):
-        return "-n base"
-    return f"-p {shlex.quote(prefix)}"
-
-
-def _install_libstdcxx(host: Host) -> str:
-    return install(
-        host,
-        debian="libstdc++6",
-        fedora="libstdc++",
-        suse="libstdc++6",
-        arch="gcc-libs",
-        conda="libstdcxx-ng",
-    )
+def _name(library: Library) -> str:
+    return library.path.rpartition("/")[2]
 
 
 def _glibc(host: Host, target: Target) -> Finding:
     libc = host.platform().libc.removeprefix("glibc ")
     found = [library for library in libraries(host) if library.glibc_needs]
     if not found:
-        return skip("neither the native library nor torch is there")
+        return skip(text("neither the native library nor torch is there"))
     wanted = {library: newest(library.glibc_needs, _GLIBC) for library in found}
     worst = max(found, key=lambda library: version(wanted[library].removeprefix(_GLIBC)))
-    value = f"{worst.package} needs {wanted[worst]}, the system has {libc}"
+    value = text(
+        "{package} needs {version}, the system has {libc}",
+        package=worst.package,
+        version=wanted[worst],
+        libc=libc,
+    )
     if version(wanted[worst].removeprefix(_GLIBC)) <= version(libc):
         return ok(value)
-    fix = (
-        "ktops build --force   # it was built on a newer system"
-        if worst.package == "libktops"
-        else sudo(host, "do-release-upgrade") + "   # or a container with a newer distribution"
-    )
-    return fail(value, detail=f"{worst.path.rpartition('/')[2]} does not load", fix=fix)
+    detail = text("{library} does not load", library=_name(worst))
+    if worst.package == "libktops":
+        fix = remark(_REBUILD, text("it was built on a newer system"))
+        return fail(value, detail=detail, fix=fix, remedy=build_remedy(host, "--force"))
+    upgrade = sudo(host, "do-release-upgrade")
+    fix = remark(upgrade, text("or a container with a newer distribution"))
+    return fail(value, detail=detail, fix=fix)
 
 
 CHECKS = (
     Check(
         id="lib.engine",
-        title="Engine package",
+        title=text("Engine package"),
         section=Section.NATIVE,
         run=_engine,
         why="The engine is imported in a child process, so that a broken installation is found and "
@@ -164,7 +182,7 @@ CHECKS = (
     ),
     Check(
         id="lib.native",
-        title="Native library",
+        title=text("Native library"),
         section=Section.NATIVE,
         run=_library,
         needs=("lib.engine",),
@@ -173,7 +191,7 @@ CHECKS = (
     ),
     Check(
         id="lib.glibcxx",
-        title="libstdc++ versions",
+        title=text("libstdc++ versions"),
         section=Section.NATIVE,
         run=_glibcxx,
         why="A conda environment often brings an older libstdc++ than the libraries were built "
@@ -183,7 +201,7 @@ CHECKS = (
     ),
     Check(
         id="lib.glibc",
-        title="glibc versions",
+        title=text("glibc versions"),
         section=Section.NATIVE,
         run=_glibc,
         why="A library that was built on a newer system and copied here does not load.",

@@ -5,17 +5,27 @@ from __future__ import annotations
 import re
 
 from ktops_doctor.check import Check, Finding, Section, Status, fail, ok, skip, warn
+from ktops_doctor.expectations import dotted, needs, words
 from ktops_doctor.fixes import pip_install
 from ktops_doctor.gpus import pci_gpus, smi_report
 from ktops_doctor.host import Host, ProbeOutput
+from ktops_doctor.package_remedies import (
+    flash_attn_missing,
+    flash_attn_remedy,
+    packages_remedy,
+    reinstall_remedy,
+)
 from ktops_doctor.target import Target
 from ktops_doctor.units import version
+from ktops_engine.text import joined, text
 
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 13)
 MIN_TORCH = (2, 9)
 TORCH_TIME_LIMIT = 40.0  # a first import from a slow disk takes that long
-TORCH_PATIENCE = 1.8  # when torch's libraries are loaded by then, the rest of its import can wait
+TORCH_PATIENCE = 1.5  # when torch's libraries are loaded by then, the rest of its import can wait
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*([^;]*)")
+_ABSENT = text("not installed")
+_SILENT = text("it said nothing")
 _SHOW_GPUS = "unset CUDA_VISIBLE_DEVICES"
 _LOOK_AT_DEVICES = "ls -l /dev/nvidia*   # this user must be able to read and write them"
 _COMPILED = ("numpy", "tokenizers", "gguf")  # in the order in which the probe imports them
@@ -25,13 +35,14 @@ _COMPARISON = re.compile(r"(>=|<=|==|!=|<|>)\s*([0-9][0-9.]*)")
 def _python(host: Host, target: Target) -> Finding:
     facts = host.python()
     number = ".".join(map(str, facts.version))
-    expected = "needs 3.11 to 3.13"
+    expected = needs(text("{first} to {last}", first=dotted(MIN_PYTHON), last=dotted(MAX_PYTHON)))
     if MIN_PYTHON <= facts.version[:2] <= MAX_PYTHON:
-        return ok(f"{number} ({facts.executable})", expected)
+        value = f"{number} ({facts.executable})"
+        return ok(value, expected)
     return fail(
         number,
         expected,
-        detail="torch and ktops have no wheels for it",
+        detail=text("torch and ktops have no wheels for it"),
         fix="conda create -y -n ktops python=3.12",
     )
 
@@ -43,30 +54,31 @@ def _torch_probe(host: Host) -> ProbeOutput:
 def _torch(host: Host, target: Target) -> Finding:
     output = _torch_probe(host)
     facts = output.facts
-    wanted = "torch>=" + ".".join(map(str, MIN_TORCH))
-    expected = "needs " + ".".join(map(str, MIN_TORCH))
+    wanted = f"torch>={dotted(MIN_TORCH)}"
+    expected = needs(dotted(MIN_TORCH))
     if facts.get("torch_found") is False:
         fix = pip_install(host, wanted)
-        return fail("not installed", expected, detail="the engine runs on it", fix=fix)
+        return fail(_ABSENT, expected, detail=text("the engine runs on it"), fix=fix)
     complete = "torch" in facts
     number = str(facts.get("torch") or facts.get("torch_version"))
     if not complete and ("torch_error" in facts or "torch_libraries" not in facts or output.error):
-        error = facts.get("torch_error") or output.error or "it said nothing"
+        error = facts.get("torch_error") or output.error or _SILENT
         return fail(
-            "installed, and does not import",
-            detail=str(error),
+            text("installed, and does not import"),
+            detail=words(error),
             fix="ktops doctor --only lib.glibcxx"
             if "GLIBCXX" in str(error) or "CXXABI" in str(error)
             else pip_install(host, "--force-reinstall", wanted),
         )
-    built = f"built for CUDA {facts['torch_cuda']}" if facts.get("torch_cuda") else "CPU only"
-    value = f"{number}, {built}" if complete else f"{number}, {built}, its libraries load"
+    cuda = facts.get("torch_cuda")
+    built = text("built for CUDA {version}", version=cuda) if cuda else text("CPU only")
+    value = joined((number, built) if complete else (number, built, text("its libraries load")))
     if version(number) >= MIN_TORCH:
         return ok(value, expected)
     return fail(
         value,
         expected,
-        detail="the engine uses what came later",
+        detail=text("the engine uses what came later"),
         fix=pip_install(host, "--upgrade", wanted),
     )
 
@@ -74,7 +86,7 @@ def _torch(host: Host, target: Target) -> Finding:
 def _torch_cuda(host: Host, target: Target) -> Finding:
     report = smi_report(host)
     if report is None or not report.gpus:
-        return skip("no NVIDIA GPU that answers")
+        return skip(text("no NVIDIA GPU that answers"))
     facts = _torch_probe(host).facts
     built = str(facts.get("torch_cuda") or "")
     wheel = _wheel_for(report.cuda)
@@ -87,14 +99,16 @@ def _torch_cuda(host: Host, target: Target) -> Finding:
     )
     bad = Status.FAIL if target.gpu_required else Status.WARN
     if not built:
-        return Finding(bad, "torch is a CPU build", "", "the GPU stays idle", fix)
-    value = f"torch is built for CUDA {built}, the driver runs {report.cuda}"
+        return Finding(bad, text("torch is a CPU build"), "", text("the GPU stays idle"), fix)
+    value = text(
+        "torch is built for CUDA {built}, the driver runs {cuda}", built=built, cuda=report.cuda
+    )
     # A driver runs every minor version of the major versions it knows ("minor version
     # compatibility" in NVIDIA's CUDA compatibility guide).
     if version(built)[:1] > version(report.cuda)[:1]:
-        return Finding(bad, value, "", "torch finds no GPU", fix)
+        return Finding(bad, value, "", text("torch finds no GPU"), fix)
     if facts.get("cuda_available") is False:
-        detail = str(facts.get("cuda_warning") or "torch finds no GPU")
+        detail = str(facts.get("cuda_warning") or "") or text("torch finds no GPU")
         hidden = host.env("CUDA_VISIBLE_DEVICES")
         if hidden:
             return Finding(bad, f"CUDA_VISIBLE_DEVICES={hidden}", "", detail, _SHOW_GPUS)
@@ -112,19 +126,20 @@ def _wheel_for(driver_cuda: str) -> str:
 def _flash_attn(host: Host, target: Target) -> Finding:
     gpu = bool(pci_gpus(host)) or smi_report(host) is not None
     if not gpu and not target.gpu_required:
-        return skip("no NVIDIA GPU: attention runs on the CPU without it")
+        return skip(text("no NVIDIA GPU: attention runs on the CPU without it"))
+    lost = text("prompts run on torch's own attention (SDPA), slower; answers are the same")
+    if flash_attn_missing(host):
+        remedy = flash_attn_remedy(host)
+        fix = pip_install(host, "flash-attn", "--no-build-isolation")
+        return warn(_ABSENT, detail=lost, fix=fix, remedy=remedy)
     output = _torch_probe(host)
     facts = output.facts
     if "flash_attn" in facts:
         return ok(str(facts["flash_attn"]))
-    lost = "prompts run on torch's own attention (SDPA), slower; answers are the same"
-    if facts.get("flash_attn_found") is False:
-        fix = pip_install(host, "flash-attn", "--no-build-isolation")
-        return warn("not installed", detail=lost, fix=fix)
-    error = facts.get("flash_attn_error") or output.error or "it said nothing"
+    error = facts.get("flash_attn_error") or output.error or _SILENT
     return warn(
-        f"installed, and does not import ({error})",
-        detail=f"it was built for another torch; {lost}",
+        text("installed, and does not import ({error})", error=error),
+        detail=text("it was built for another torch; {lost}", lost=lost),
         fix=pip_install(
             host, "--force-reinstall", "--no-deps", "--no-build-isolation", "flash-attn"
         ),
@@ -134,21 +149,22 @@ def _flash_attn(host: Host, target: Target) -> Finding:
 def _packages(host: Host, target: Target) -> Finding:
     wanted = [r for r in host.requirements("ktops") if "extra" not in r.partition(";")[2]]
     if not wanted:
-        return skip("ktops runs from its sources, without package metadata")
-    lacking = []
+        return skip(text("ktops runs from its sources, without package metadata"))
+    lacking = {}
     for requirement in wanted:
         match = _REQUIREMENT.match(requirement)
         if match is None or match[1] == "torch":  # py.torch looks at it more closely
             continue
         installed = host.package_version(match[1])
         if installed is None or not _meets(installed, match[2]):
-            lacking.append(f"{match[1]}{match[2].strip().replace(' ', '')}")
+            lacking[match[1]] = f"{match[1]}{match[2].strip().replace(' ', '')}"
     if not lacking:
-        return ok(f"{len(wanted)} packages as ktops wants them")
+        return ok(text("{count} packages as ktops wants them", count=len(wanted)))
     return fail(
-        f"missing or of another version: {', '.join(lacking)}",
-        detail="the engine or its server does not start",
-        fix=pip_install(host, *lacking),
+        text("missing or of another version: {packages}", packages=", ".join(lacking.values())),
+        detail=text("the engine or its server does not start"),
+        fix=pip_install(host, *lacking.values()),
+        remedy=packages_remedy(host, lacking),
     )
 
 
@@ -186,30 +202,31 @@ def _imports(host: Host, target: Target) -> Finding:
         return ok(", ".join(good))
     names = [name for name, _ in bad]
     return fail(
-        f"{', '.join(names)} does not import",
+        text("{packages} does not import", packages=", ".join(names)),
         detail=bad[0][1],
         fix=pip_install(host, "--force-reinstall", *names),
+        remedy=reinstall_remedy(host, names),
     )
 
 
 CHECKS = (
     Check(
         id="py.version",
-        title="Python",
+        title=text("Python"),
         section=Section.PYTHON,
         run=_python,
         why="ktops and torch have wheels for Python 3.11, 3.12 and 3.13.",
     ),
     Check(
         id="py.packages",
-        title="Packages that ktops wants",
+        title=text("Packages that ktops wants"),
         section=Section.PYTHON,
         run=_packages,
         why="The versions of all dependencies are read from their metadata; nothing is imported.",
     ),
     Check(
         id="py.imports",
-        title="Compiled packages",
+        title=text("Compiled packages"),
         section=Section.PYTHON,
         run=_imports,
         why="numpy, tokenizers and gguf are imported in a child process: a wheel for another "
@@ -217,7 +234,7 @@ CHECKS = (
     ),
     Check(
         id="py.torch",
-        title="torch",
+        title=text("torch"),
         section=Section.PYTHON,
         run=_torch,
         time_limit=TORCH_TIME_LIMIT + 5,
@@ -225,7 +242,7 @@ CHECKS = (
     ),
     Check(
         id="py.torch_cuda",
-        title="torch and the driver",
+        title=text("torch and the driver"),
         section=Section.PYTHON,
         run=_torch_cuda,
         needs=("py.torch",),
@@ -235,7 +252,7 @@ CHECKS = (
     ),
     Check(
         id="py.flash_attn",
-        title="flash_attn",
+        title=text("flash_attn"),
         section=Section.PYTHON,
         run=_flash_attn,
         time_limit=TORCH_TIME_LIMIT + 5,

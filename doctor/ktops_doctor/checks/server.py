@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ktops_doctor.check import Check, Finding, Section, fail, ok
+from ktops_doctor.fixes import remark
 from ktops_doctor.host import Host
 from ktops_doctor.target import Target
+from ktops_engine.text import text
 
 _PORTS_TRIED = 20
 _PRIVILEGED = 1024
@@ -12,27 +14,33 @@ _PRIVILEGED = 1024
 
 def _port(host: Host, target: Target) -> Finding:
     if target.port == 0:
-        return ok("any free port")
+        return ok(text("any free port"))
     where = f"{target.host}:{target.port}"
     state = host.port(target.host, target.port)
     if state.free:
-        return ok(f"{where} is free")
+        return ok(text("{where} is free", where=where))
     free = _next_free(host, target)
     other = f"ktops serve {target.name} --port {free}"
     if state.pid is not None:
         return fail(
-            f"{where} is taken by {state.process or 'a process'} (pid {state.pid})",
-            detail="the server cannot listen there",
-            fix=f"kill {state.pid}   # or: {other}",
+            text(
+                "{where} is taken by {process} (pid {pid})",
+                where=where,
+                process=state.process or text("a process"),
+                pid=state.pid,
+            ),
+            detail=text("the server cannot listen there"),
+            fix=remark(f"kill {state.pid}", text("or: {command}", command=other)),
         )
     if target.port < _PRIVILEGED and state.reason == "Permission denied":
-        detail = "ports below 1024 are for root"
+        detail = text("ports below 1024 are for root")
     elif state.reason == "Address already in use":
-        detail = "a process of another user holds it"
+        detail = text("a process of another user holds it")
     else:
         other = f"ktops serve {target.name} --host 127.0.0.1"
-        detail = "this machine has no such address, or it may not be used"
-    return fail(f"{where} cannot be used ({state.reason})", detail=detail, fix=other)
+        detail = text("this machine has no such address, or it may not be used")
+    value = text("{where} cannot be used ({reason})", where=where, reason=state.reason)
+    return fail(value, detail=detail, fix=other)
 
 
 def _next_free(host: Host, target: Target) -> int:
@@ -45,7 +53,7 @@ def _next_free(host: Host, target: Target) -> int:
 CHECKS = (
     Check(
         id="net.port",
-        title="Port of the server",
+        title=text("Port of the server"),
         section=Section.SERVER,
         run=_port,
         why="The server listens on port 10002 of 127.0.0.1 unless told otherwise. When the port is "

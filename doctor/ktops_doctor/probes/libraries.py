@@ -7,6 +7,7 @@ a look at the memory map. Packages are located without being imported.
 import ctypes
 import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def libraries() -> dict[str, list[str]]:
     return found
 
 
+def packages() -> dict[str, object]:
+    """Is flash_attn installed, and for which CUDA is torch built? Neither is imported."""
+    torch = origin("torch")
+    cuda = None
+    if torch is not None:
+        try:
+            cuda = runpy.run_path(str(torch.with_name("version.py"))).get("cuda")
+        except Exception:  # noqa: BLE001 - the probe of torch finds what is wrong
+            cuda = None
+    return {"flash_attn_found": origin("flash_attn") is not None, "torch_cuda": cuda}
+
+
 def libstdcxx() -> dict[str, str]:
     try:
         ctypes.CDLL(NAME)
@@ -47,6 +60,6 @@ def libstdcxx() -> dict[str, str]:
     return {"error": f"{NAME} was loaded, and the memory map does not name it"}
 
 
-sys.stdout.write(json.dumps({"libraries": libraries()}) + "\n")
+sys.stdout.write(json.dumps({"libraries": libraries(), **packages()}) + "\n")
 sys.stdout.flush()
 sys.stdout.write(json.dumps({"libstdcxx": libstdcxx()}) + "\n")
