@@ -1,4 +1,4 @@
-"""The view of a download: a live bar on a terminal, a line now and then elsewhere, or events."""
+"""The view of a download: live bars on a terminal, a line now and then elsewhere, or events."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ktops.output import Output
 from ktops.units import format_bytes, format_duration, format_rate
+from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,7 +25,10 @@ BAR_WIDTH = 30
 
 
 class DownloadView:
-    """Counts bytes from any thread and shows them. A context manager."""
+    """Counts bytes from any thread and shows them, in all and for each file on its way.
+
+    A context manager. A file is on its way from its first byte until `file_done`.
+    """
 
     def __init__(
         self,
@@ -42,28 +46,17 @@ class DownloadView:
         self._clock = clock
         self._lock = threading.Lock()
         self._started = self._last_shown = clock()
+        self._ended: float | None = None
         self._samples = deque([(self._started, 0)])
         self._fetched = 0
         self._verified = 0
+        self._files: dict[str, _File] = {}
         self._interval = LIVE_INTERVAL_S if output.live else LINE_INTERVAL_S
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bars: _Bars | None = None
 
     def __enter__(self) -> DownloadView:
         if self._output.live:
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn(f"  [bold]{self._stage:<8}[/]"),
-                BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
-                TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
-                console=self._output.console(),
-                transient=True,
-            )
-            self._task = self._bar.add_task(
-                self._stage, total=self._total or None, completed=self._here, detail="starting"
-            )
-            self._bar.start()
+            self._bars = _Bars(self._output, self._stage, self._total, self._here)
         return self
 
     def __exit__(
@@ -72,9 +65,10 @@ class DownloadView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._ended = self._clock()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
 
     @property
     def fetched_bytes(self) -> int:
@@ -88,18 +82,27 @@ class DownloadView:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the view was made."""
-        return self._clock() - self._started
+        """Seconds from when the view was made to its end, or until now."""
+        return (self._ended if self._ended is not None else self._clock()) - self._started
 
-    def add(self, count: int) -> None:
-        """`count` bytes arrived; a negative count takes back what has to be fetched again."""
+    def add(self, item: Item, count: int) -> None:
+        """`count` bytes of `item` arrived; a negative count takes back what has to come again."""
         with self._lock:
+            if item.name not in self._files:
+                self._files[item.name] = _File(item.here_bytes, item.file.size)
+            self._files[item.name].here += count
             if count >= 0:
                 self._fetched += count
             else:  # first what this run fetched, then what an earlier one left
                 taken_back = min(-count, self._fetched)
                 self._fetched -= taken_back
                 self._here -= -count - taken_back
+            self._show()
+
+    def add_read(self, count: int) -> None:
+        """`count` bytes were read, of a view that counts reading and no files."""
+        with self._lock:
+            self._fetched += count
             self._show()
 
     def add_verified(self, count: int) -> None:
@@ -111,12 +114,13 @@ class DownloadView:
     def file_done(self, item: Item) -> None:
         """One file is whole."""
         with self._lock:
+            self._files.pop(item.name, None)
             self._output.event("file", name=item.name, bytes=item.file.size)
 
-    def note(self, text: str) -> None:
+    def note(self, sentence: str) -> None:
         """Something out of the ordinary that mends itself."""
         with self._lock:
-            self._output.warn(text)
+            self._output.warn(sentence)
 
     def _show(self) -> None:
         now = self._clock()
@@ -125,16 +129,10 @@ class DownloadView:
         self._last_shown = now
         rate = self._rate(now)
         done = self._here + self._fetched
-        detail = f"{format_bytes(done)} of {format_bytes(self._total)}"
-        if rate:
-            left = format_duration((self._total - done) / rate)
-            detail += f"  {format_rate(rate)}  {left} left"
-        elif self._verified:
-            detail += f"  verified {format_bytes(self._verified)}"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, detail=detail)
-            return
-        if self._output.is_json:
+        detail = self._detail(done, rate)
+        if self._bars is not None:
+            self._bars.show(done, detail, self._files)
+        elif self._output.is_json:
             self._output.event(
                 "progress",
                 stage=self._stage,
@@ -142,10 +140,25 @@ class DownloadView:
                 total_bytes=self._total,
                 bytes_per_second=round(rate),
                 verified_bytes=self._verified,
+                files=[
+                    {"name": name, "here_bytes": file.here, "bytes": file.size}
+                    for name, file in self._files.items()
+                ],
             )
-            return
-        percent = 100 * done // self._total if self._total else 100
-        self._output.stage(self._stage, f"{percent} %  {detail}")
+        else:
+            percent = 100 * done // self._total if self._total else 100
+            self._output.stage(self._stage, joined([f"{percent} %", detail], "  "))
+
+    def _detail(self, done: int, rate: float) -> Text:
+        parts = [
+            text("{done} of {total}", done=format_bytes(done), total=format_bytes(self._total))
+        ]
+        if rate:
+            left = format_duration((self._total - done) / rate)
+            parts.append(text("{rate}  {duration} left", rate=format_rate(rate), duration=left))
+        elif self._verified:
+            parts.append(text("verified {bytes}", bytes=format_bytes(self._verified)))
+        return joined(parts, "  ")
 
     def _rate(self, now: float) -> float:
         """Bytes a second over the last seconds, so that a change of the network shows."""
@@ -154,3 +167,49 @@ class DownloadView:
             self._samples.popleft()
         since, before = self._samples[0]
         return max(0.0, (self._fetched - before) / (now - since)) if now > since else 0.0
+
+
+class _File:
+    """Bytes of one file on its way: here, and in all."""
+
+    __slots__ = ("here", "size")
+
+    def __init__(self, here: int, size: int) -> None:
+        self.here = here
+        self.size = size
+
+
+class _Bars:
+    """Live bars: one for the whole, below it one for each file on its way."""
+
+    def __init__(self, output: Output, stage: str, total: int, here: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._output = output
+        self._tasks: dict[str, TaskID] = {}
+        self._progress: Progress = Progress(
+            TextColumn("  [bold]{task.description:<8}[/]"),
+            BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
+            console=output.console(),
+            transient=True,
+        )
+        self._whole = self._progress.add_task(
+            stage, total=total or None, completed=here, detail=output.say(text("starting"))
+        )
+        self._progress.start()
+
+    def show(self, done: int, detail: str, files: dict[str, _File]) -> None:
+        """Redraw: files that are not in `files` any more lose their bar."""
+        self._progress.update(self._whole, completed=done, detail=self._output.say(detail))
+        for name in [name for name in self._tasks if name not in files]:
+            self._progress.remove_task(self._tasks.pop(name))
+        for name, file in files.items():
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task("", total=file.size, detail="")
+            label = f"{name.rpartition('/')[2]}  {format_bytes(file.size)}"
+            self._progress.update(self._tasks[name], completed=file.here, detail=label)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()

@@ -10,17 +10,17 @@ import typer
 
 from ktops.commandline import output_of
 from ktops.commands import model_actions
-from ktops.hub.catalogue import DEMO
-from ktops.hub.store import State, StoredModel, fetch_command, inspect_models
+from ktops.commands.model_documents import model_document, model_lines
+from ktops.hub.store import State, find_models
 from ktops.output import Output
 from ktops.settings import Settings, load_settings
-from ktops.units import format_bytes
 
 EXAMPLES = (
     ("ktops models", "what there is, and what is here"),
     ("ktops models -q", "the names that can be served now"),
     ("KTOPS_MODELS=/data/models ktops models", ""),
     ("ktops models --json", ""),
+    ("ktops models add r1-q4km /data/R1-GGUF", "files you have; nothing is copied"),
     ("ktops models verify r1-q4km", "read every file, without a network"),
     ("ktops models remove r1-q4km", "asks first"),
     ("du -sh $(ktops models path r1-q4km)", ""),
@@ -35,6 +35,7 @@ class Action(StrEnum):
     PATH = "path"
     VERIFY = "verify"
     REMOVE = "remove"
+    ADD = "add"
 
 
 def models(
@@ -42,6 +43,13 @@ def models(
     action: Annotated[Action, typer.Argument(help="What to do.")] = Action.LIST,
     model: Annotated[
         str | None, typer.Argument(help="Which one, except for list.", show_default=False)
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="For add: weights you have.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="For add: folder with config.json.", show_default=False),
     ] = None,
     models_dir: Annotated[
         Path | None, typer.Option(help="Folder of the downloaded models.", show_default=False)
@@ -51,83 +59,50 @@ def models(
     """List the models ktops knows, their size, and whether they are whole on this disk.
 
     A star marks the model that `ktops serve` takes from the settings. One model can be shown,
-    verified against the digests that its download recorded, or removed.
+    verified against the digests that its download recorded, or removed. Weights that lie elsewhere
+    are added by a name; ktops never copies, changes or deletes them.
+
+    A file catalogue.toml beside the settings (ktops config path) adds models to the list:
+    [NAME] with weights = { repo = "OWNER/NAME", patterns = ["*Q4_K_M*"] }.
     """
     settings = load_settings(models_dir=models_dir)
     output = output_of(ctx)
+    if action is not Action.ADD and (path is not None or config is not None):
+        raise typer.BadParameter("only add takes a path and --config")
     if action is Action.LIST:
         if model is not None:
             raise typer.BadParameter(f"list takes no model; ktops models show {model} does")
         _list(settings, output)
+    elif action is Action.ADD:
+        if model is None or path is None:
+            raise typer.BadParameter("add takes a name and a path")
+        model_actions.add(model, path, config, settings, output)
+    else:
+        _act(action, model, settings, output, yes)
+
+
+def _act(action: Action, model: str | None, settings: Settings, output: Output, yes: bool) -> None:
+    if model is None:
+        raise typer.BadParameter(f"{action} takes the name of a model")
+    if action is Action.REMOVE:
+        model_actions.remove(model, settings, output, yes)
         return
-    stored = model_actions.find_model(model, action, settings)
+    stored = model_actions.find(model, settings)
     if action is Action.SHOW:
-        model_actions.show(stored, _document(stored, settings), output)
+        model_actions.show(stored, settings, output)
     elif action is Action.PATH:
         model_actions.path(stored, settings, output)
-    elif action is Action.VERIFY:
-        model_actions.verify(stored, settings, output)
     else:
-        model_actions.remove(stored, settings, output, yes)
+        model_actions.verify(stored, settings, output)
 
 
 def _list(settings: Settings, output: Output) -> None:
-    found = inspect_models(settings.models_dir)
+    found = find_models(settings.models_dir)
     output.result(
         {
             "models_dir": str(settings.models_dir),
-            "models": [_document(model, settings) for model in found],
+            "models": [model_document(model, settings) for model in found],
         },
-        human=_lines(found, settings, output),
-        quiet=[model.entry.alias for model in found if model.state is State.COMPLETE],
+        human=model_lines(found, settings, output),
+        quiet=[model.name for model in found if model.state is State.COMPLETE],
     )
-
-
-def _lines(found: list[StoredModel], settings: Settings, output: Output) -> list[str]:
-    rows = [
-        (
-            ("* " if _is_default(model, settings) else "  ") + model.entry.alias,
-            model.entry.title,
-            format_bytes(model.size_bytes),
-            model.state.replace("-", " "),
-            _place(model),
-        )
-        for model in found
-    ]
-    lines = output.table(rows, ("  Name", "Model", "Size", "State", "Folder"), dim_columns=(4,))
-    for model in found:
-        if model.state is State.INCOMPLETE:
-            lines += ["", f"{model.entry.alias} is incomplete: {model.problem}"]
-            lines.append(f"  Fix: {fetch_command(model.entry, settings)}")
-    return [*lines, "", f"Models are looked for in {settings.models_dir}"]
-
-
-def _place(model: StoredModel) -> str:
-    if model.entry.alias == DEMO:
-        return "comes with ktops"
-    return "" if model.state is State.ABSENT else str(model.folder)
-
-
-def _document(model: StoredModel, settings: Settings) -> dict[str, object]:
-    needs = model.entry.needs
-    return {
-        "alias": model.entry.alias,
-        "title": model.entry.title,
-        "state": model.state,
-        "problem": model.problem or None,
-        "size_bytes": model.size_bytes,
-        "folder": str(model.folder),
-        "gguf_path": str(model.gguf_path) if model.gguf_path else None,
-        "config_path": str(model.config_path) if model.config_path else None,
-        "is_default": _is_default(model, settings),
-        "needs": {
-            "ram_bytes": needs.ram_bytes,
-            "vram_bytes": needs.vram_bytes,
-            "cores": needs.cores,
-            "disk_bytes": needs.disk_bytes,
-        },
-    }
-
-
-def _is_default(model: StoredModel, settings: Settings) -> bool:
-    return model.entry.alias == settings.default_model

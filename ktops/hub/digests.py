@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ktops.hub.errors import write_failed
+
 STATE_FOLDER = Path(".cache") / "ktops"
 LEDGER_FILE = "verified.json"
 READ_CHUNK_BYTES = 8 << 20
@@ -67,15 +69,16 @@ class _Record:
 
 
 class Ledger:
-    """Digests of the files below `root`, kept in one small file there. Thread-safe.
+    """Digests of the files below `root`, kept in one small file there or in `state_folder`.
 
-    A record holds for as long as its file keeps its size and time of change. `expected` survives
-    that: it is what the hub said, and what a later `verify` without a network compares with.
+    Thread-safe; writing raises KtopsError of `write_failed`. A record holds for as long as its file
+    keeps its size and time of change. `expected` survives that: it is what the hub said, and what a
+    later `verify` without a network compares with.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, state_folder: Path | None = None) -> None:
         self._root = root
-        self._path = root / STATE_FOLDER / LEDGER_FILE
+        self._path = (state_folder or root / STATE_FOLDER) / LEDGER_FILE
         self._lock = threading.Lock()
         self._records = _read_records(self._path)
 
@@ -117,10 +120,13 @@ class Ledger:
             name: [record.size, record.mtime_ns, record.digest.algorithm, record.digest.hex]
             for name, record in sorted(self._records.items())
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            raise write_failed(error, self._path.parent) from error
 
 
 def _read_records(path: Path) -> dict[str, _Record]:

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from ktops.hub.digests import SHA256, STATE_FOLDER, Digest, Ledger, digest_file
 from ktops.hub.errors import RESUME, write_failed
+from ktops.hub.interrupt import deferred_signals
 from ktops.hub.partial import PartialFile, Stopped, partial_path
 from ktops.hub.planning import DownloadPlan, Item, Step
+from ktops.hub.rate import RateLimit
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 
 LOCK_FILE = "lock"
 STOP_TIMEOUT_S = 1.0
+SIGNAL_POLL_S = 0.2
 ATTEMPTS = 2  # a body that arrives spoilt is fetched once more
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Told from any thread: bytes fetched (negative when a file starts over), bytes read to
+    """Told from any thread: bytes fetched of a file (negative when it starts over), bytes read to
     verify, a file that is whole, and remarks."""
 
-    on_bytes: Callable[[int], None]
+    on_bytes: Callable[[Item, int], None]
     on_verified_bytes: Callable[[int], None]
     on_file: Callable[[Item], None]
     on_note: Callable[[str], None]
 
 
-def run_plan(plan: DownloadPlan, workers: int, listener: Listener) -> None:
+def run_plan(
+    plan: DownloadPlan, workers: int, listener: Listener, limit: RateLimit | None = None
+) -> None:
     """Make every file of `plan` whole. Call inside `locked`, with a plan made inside it.
 
+    `limit` holds for all workers together. Ctrl-C ends it within a fraction of a second, a second
+    one at once.
     Raises KtopsError: "checksum-mismatch" when a file arrives spoilt twice, the codes of
     `ktops.hub.errors`, and those of the GGUF reader for weights that are none. Whatever ends it,
     what has arrived stays and the next run goes on from there.
     """
-    work = _Work(plan, listener)
+    work = _Work(plan, listener, limit)
     queue = sorted(
         (item for item in plan.items if item.step is not Step.DONE),
         key=lambda item: (item.name.endswith(".gguf"), item.name),
@@ -50,13 +60,14 @@ def run_plan(plan: DownloadPlan, workers: int, listener: Listener) -> None:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, state_folder: Path | None = None) -> Iterator[None]:
     """Hold the only right to write to `root`; the system takes it back when the process dies.
 
-    Raises KtopsError "download-running", "write-failed".
+    The lock lies in `state_folder`, else below `root`. Raises KtopsError "download-running",
+    "write-failed".
     """
     try:
-        folder = root / STATE_FOLDER
+        folder = state_folder or root / STATE_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("w")
     except OSError as error:
@@ -67,8 +78,8 @@ def locked(root: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise KtopsError(
                 "download-running",
-                f"another download is writing to {root}",
-                f"wait for it, or see who it is: fuser -v {folder / LOCK_FILE}",
+                text("another ktops is at work on {folder}", folder=root),
+                text("wait for it, or see who it is: fuser -v {lock}", lock=folder / LOCK_FILE),
             ) from error
         yield
 
@@ -76,9 +87,10 @@ def locked(root: Path) -> Iterator[None]:
 class _Work:
     """The state that the threads of one download share."""
 
-    def __init__(self, plan: DownloadPlan, listener: Listener) -> None:
+    def __init__(self, plan: DownloadPlan, listener: Listener, limit: RateLimit | None) -> None:
         self._plan = plan
         self._listener = listener
+        self._limit = limit
         self._ledger = Ledger(plan.root)
         self._stop = threading.Event()
         self._first_weights = plan.weights[0].name if plan.weights else None
@@ -95,17 +107,19 @@ class _Work:
             threading.Thread(target=self._work, args=(waiting, results), daemon=True)
             for _ in range(min(workers, len(items)))
         ]
-        for thread in threads:
-            thread.start()
-        try:
-            for _ in items:
-                error = results.get()
-                if error is not None:
-                    raise error
-        finally:
-            self._stop.set()
+        with deferred_signals() as act_on_signals:
             for thread in threads:
-                thread.join(STOP_TIMEOUT_S)
+                thread.start()
+            try:
+                for _ in items:
+                    error = _next_result(results, act_on_signals)
+                    if error is not None:
+                        raise error
+            finally:
+                self._stop.set()
+                deadline = time.monotonic() + STOP_TIMEOUT_S
+                for thread in threads:
+                    thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self, waiting: SimpleQueue[Item], results: SimpleQueue[Exception | None]) -> None:
         while not self._stop.is_set():
@@ -117,6 +131,7 @@ class _Work:
                 self._settle(item)
                 results.put(None)
             except Exception as error:  # noqa: BLE001 - the main thread raises it
+                self._stop.set()
                 results.put(error)
 
     def _settle(self, item: Item) -> None:
@@ -129,13 +144,23 @@ class _Work:
                 if self._fetch(item):
                     break
                 if attempt + 1 < ATTEMPTS:
-                    self._listener.on_note(f"{item.name} arrived spoilt; fetching it again")
+                    self._listener.on_note(
+                        text("{file} arrived spoilt; fetching it again", file=item.name)
+                    )
             else:
                 raise KtopsError(
                     "checksum-mismatch",
-                    f"{item.name} arrived {ATTEMPTS} times with other bytes than "
-                    f"{self._plan.hub.name} announces for it",
-                    f"another hub or network may do better: --source, --endpoint; then {RESUME}",
+                    text(
+                        "{file} arrived {attempts} times with other bytes than {hub} "
+                        "announces for it",
+                        file=item.name,
+                        attempts=ATTEMPTS,
+                        hub=self._plan.hub.name,
+                    ),
+                    text(
+                        "another hub or network may do better: --source, --endpoint; then {resume}",
+                        resume=RESUME,
+                    ),
                 )
             self._check_first_shard(item)
             self._listener.on_file(item)
@@ -150,8 +175,8 @@ class _Work:
         if wanted in (None, digest):
             self._ledger.record(item.name, digest)
             return True
-        self._listener.on_note(f"{item.name} is spoilt; fetching it again")
-        self._listener.on_bytes(-item.file.size)
+        self._listener.on_note(text("{file} is spoilt; fetching it again", file=item.name))
+        self._listener.on_bytes(item, -item.file.size)
         self._ledger.forget(item.name)
         path.unlink()
         return False
@@ -164,8 +189,10 @@ class _Work:
     def _fetch(self, item: Item) -> bool:
         """Fetch what is missing; False when the whole has the wrong digest, and is dropped."""
         path = partial_path(self._plan.root, item.name, item.file)
-        on_bytes = self._listener.on_bytes
-        with PartialFile(path, item.file, on_bytes=on_bytes, stop=self._stop) as partial:
+        on_bytes = functools.partial(self._listener.on_bytes, item)
+        with PartialFile(
+            path, item.file, on_bytes=on_bytes, stop=self._stop, limit=self._limit
+        ) as partial:
             if partial.size < item.file.size:
                 self._plan.hub.fetch(item.listing, item.file, partial)
             digest: Digest = partial.digest()
@@ -182,6 +209,15 @@ class _Work:
             from ktops_engine.gguf.header import read_header
 
             read_header(self._plan.root / item.name)
+
+
+def _next_result(
+    results: SimpleQueue[Exception | None], act_on_signals: Callable[[], None]
+) -> Exception | None:
+    while True:
+        act_on_signals()
+        with suppress(Empty):
+            return results.get(timeout=SIGNAL_POLL_S)
 
 
 def _check_weights(plan: DownloadPlan) -> None:

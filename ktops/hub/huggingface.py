@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Generator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ktops.hub.digests import GIT_SHA1, SHA256, Digest
 from ktops.hub.errors import (
+    MALFORMED,
     file_too_large,
     hub_answered,
     hub_broke_off,
     hub_offline,
     hub_unreachable,
+    no_hub,
 )
-from ktops.hub.remote import Listing, RemoteFile
+from ktops.hub.remote import SAMPLE_CHUNK_BYTES, Listing, RemoteFile
 
 if TYPE_CHECKING:
     from ktops.hub.partial import PartialFile
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINT = "https://huggingface.co"
 REVISION = "main"
 LIST_TIMEOUT_S = 10.0
+SAMPLE_TIMEOUT_S = 5.0
 
 
 class HuggingFace:
@@ -62,6 +67,8 @@ class HuggingFace:
             tree = list(api.list_repo_tree(repo, recursive=True, revision=commit))
         except Exception as error:
             explained = self._explained(error, repo)
+            if explained is None and isinstance(error, MALFORMED):
+                explained = no_hub(self, error)
             if explained is None:
                 raise
             raise explained from error
@@ -69,31 +76,66 @@ class HuggingFace:
         return Listing(repo, commit, files)
 
     def fetch(self, listing: Listing, file: RemoteFile, partial: PartialFile) -> None:
-        """See Hub.fetch. The client resumes a broken connection five times by itself."""
-        from huggingface_hub import get_token, hf_hub_url
+        """See Hub.fetch. The client resumes a broken connection five times by itself.
+
+        The client asks for no file above MAX_HTTP_DOWNLOAD_SIZE in one request, because the hub's
+        content delivery network serves none; so a larger one comes in pieces of that size. Raises
+        KtopsError "file-too-large" where the hub refuses those too: its bridge from xet storage is
+        known to answer 400 for files of more than 400 GB.
+        """
         from huggingface_hub.constants import MAX_HTTP_DOWNLOAD_SIZE
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils.logging import set_verbosity
 
         set_verbosity(logging.ERROR)  # it would write about each broken connection
-        url = hf_hub_url(listing.repo, file.path, revision=listing.revision, endpoint=self.endpoint)
-        if file.size > MAX_HTTP_DOWNLOAD_SIZE:
-            raise file_too_large(self, listing.repo, file)
-        token = get_token()
+        in_pieces = file.size > MAX_HTTP_DOWNLOAD_SIZE
+        while partial.size < file.size:
+            piece = partial.size // MAX_HTTP_DOWNLOAD_SIZE
+            end = min((piece + 1) * MAX_HTTP_DOWNLOAD_SIZE, file.size)
+            try:
+                http_get(
+                    self._url(listing, file),
+                    cast(BinaryIO, partial),
+                    resume_size=partial.size,
+                    headers=_headers(end if in_pieces else None),
+                    expected_size=end,
+                    tqdm_class=cast(Any, _NoBar),
+                )
+            except Exception as error:
+                if in_pieces and _status(error) == HTTPStatus.BAD_REQUEST:
+                    raise file_too_large(self, listing.repo, file) from error
+                explained = self._explained(error, listing.repo)
+                if explained is None:
+                    raise
+                raise explained from error
+
+    def sample(self, listing: Listing, file: RemoteFile, num_bytes: int) -> Generator[bytes]:
+        """See Hub.sample."""
+        from huggingface_hub import get_session
+        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
         try:
-            http_get(
-                url,
-                cast(BinaryIO, partial),
-                resume_size=partial.size,
-                headers={"authorization": f"Bearer {token}"} if token else {},
-                expected_size=file.size,
-                tqdm_class=cast(Any, _NoBar),
-            )
+            with get_session().stream(
+                "GET",
+                self._url(listing, file),
+                headers=_headers(num_bytes),
+                timeout=SAMPLE_TIMEOUT_S,
+                follow_redirects=True,
+            ) as response:
+                hf_raise_for_status(response)
+                yield from response.iter_bytes(SAMPLE_CHUNK_BYTES)
         except Exception as error:
             explained = self._explained(error, listing.repo)
             if explained is None:
                 raise
             raise explained from error
+
+    def _url(self, listing: Listing, file: RemoteFile) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(
+            listing.repo, file.path, revision=listing.revision, endpoint=self.endpoint
+        )
 
     def _explained(self, error: Exception, repo: str) -> KtopsError | None:
         """`error` of the client as a KtopsError, None when it is not about the hub."""
@@ -128,6 +170,22 @@ class _NoBar:
 
     def update(self, count: float | None = 1) -> None:
         """Count nothing."""
+
+
+def _headers(end: int | None) -> dict[str, str]:
+    """The client's token, and the first `end` bytes, from which it cuts off what is here."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return headers if end is None else {**headers, "Range": f"bytes=0-{end - 1}"}
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that `error` of the client is about."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def _remote_file(entry: Any) -> RemoteFile:

@@ -7,14 +7,16 @@ says otherwise, and reads files again that it has verified before; a stream has 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from collections.abc import Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ktops.hub.digests import SHA256, Digest
-from ktops.hub.errors import hub_answered, hub_unreachable
-from ktops.hub.remote import Listing, RemoteFile
+from ktops.hub.errors import MALFORMED, hub_answered, hub_unreachable, no_hub
+from ktops.hub.remote import SAMPLE_CHUNK_BYTES, Listing, RemoteFile
 
 if TYPE_CHECKING:
     from ktops.hub.partial import PartialFile
@@ -49,6 +51,8 @@ class ModelScope:
                 entries = self._client().list_repo_files(repo, REPO_TYPE, revision=REVISION)
             except Exception as error:
                 explained = self._explained(error, repo)
+                if explained is None and isinstance(error, MALFORMED):
+                    explained = no_hub(self, error)
                 if explained is None:
                     raise
                 raise explained from error
@@ -88,6 +92,21 @@ class ModelScope:
                 raise self._explained(last, listing.repo) or last
             time.sleep(wait_s)
 
+    def sample(self, listing: Listing, file: RemoteFile, num_bytes: int) -> Generator[bytes]:
+        """See Hub.sample."""
+        try:
+            headers = {"Accept-Encoding": "identity", "Range": f"bytes=0-{num_bytes - 1}"}
+            stream = self._client().legacy.download_stream(
+                listing.repo, REPO_TYPE, file.path, listing.revision, headers=headers
+            )
+            with closing(stream) as response:
+                yield from response.iter_content(SAMPLE_CHUNK_BYTES)
+        except Exception as error:
+            explained = self._explained(error, listing.repo)
+            if explained is None:
+                raise
+            raise explained from error
+
     def _stream(
         self, client: Any, listing: Listing, file: RemoteFile, partial: PartialFile
     ) -> None:
@@ -110,6 +129,7 @@ class ModelScope:
     def _client(self) -> Any:
         from modelscope_hub import HubApi
 
+        logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # it tells of each retry
         token = os.environ.get("MODELSCOPE_API_TOKEN")
         return HubApi(endpoint=self.endpoint, token=token)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ktops.hub.digests import READ_CHUNK_BYTES, SHA256, STATE_FOLDER, Digest, Hasher
+from ktops.hub.rate import RateLimit
 from ktops.hub.remote import RemoteFile
 
 SUFFIX = ".incomplete"
@@ -32,12 +33,14 @@ class PartialFile:
         *,
         on_bytes: Callable[[int], None],
         stop: threading.Event,
+        limit: RateLimit | None = None,
     ) -> None:
         self.path = path
         self._algorithm = file.digest.algorithm if file.digest else SHA256
         self._expected_size = file.size
         self._on_bytes = on_bytes
         self._stop = stop
+        self._limit = limit
         self._size = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
@@ -66,6 +69,8 @@ class PartialFile:
 
     def write(self, data: bytes) -> int:
         """Append `data`. Raises Stopped when the download as a whole has ended, OSError."""
+        if self._limit is not None:
+            self._limit.take(len(data), self._stop.wait)
         if self._stop.is_set():
             raise Stopped
         view = memoryview(data)

@@ -15,8 +15,10 @@ from ktops.hub.remote import Hub, Listing, RemoteFile, select
 from ktops.hub.request import Request
 from ktops_engine.errors import EXIT_USAGE, KtopsError
 from ktops_engine.gguf.shards import ShardName
+from ktops_engine.text import text
 
 FREE_SPACE_MARGIN_BYTES = 64 << 20
+SHOWN_MODELS = 8  # of a repository's models in a message
 
 
 class Step(StrEnum):
@@ -46,12 +48,27 @@ class Item:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """All files of one model from one hub."""
+    """All files of one model from one hub; `others` can serve it too."""
 
-    name: str
+    request: Request
     hub: Hub
-    root: Path
     items: tuple[Item, ...]
+    others: tuple[Hub, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people call the model."""
+        return self.request.name
+
+    @property
+    def root(self) -> Path:
+        """The folder of the model."""
+        return self.request.root
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every file is here and verified."""
+        return all(item.step is Step.DONE for item in self.items)
 
     @property
     def total_bytes(self) -> int:
@@ -73,7 +90,8 @@ def make_plan(request: Request, hub: Hub, *, reread: bool = False) -> DownloadPl
     """List the repositories, choose their files, compare with the disk. Fetches no data.
 
     `reread` distrusts what was verified before. Raises KtopsError: what `Hub.list_files` and
-    `select` raise, and "several-models" when nothing says which of the GGUF models is meant.
+    `select` raise, "missing-shards" when a repository lacks some, and "several-models" when
+    nothing says which of the GGUF models is meant.
     """
     ledger = Ledger(request.root)
     items = []
@@ -82,10 +100,11 @@ def make_plan(request: Request, hub: Hub, *, reread: bool = False) -> DownloadPl
         files = select(listing, part.include, part.exclude)
         if not request.chosen:
             _check_one_model(request, files)
+        _check_shards(listing, files)
         for file in files:
             name = str(PurePosixPath(part.subfolder) / file.path)
             items.append(_item(listing, file, name, request.root, ledger, reread))
-    return DownloadPlan(request.name, hub, request.root, tuple(items))
+    return DownloadPlan(request, hub, tuple(items))
 
 
 def check_space(plan: DownloadPlan, free_bytes: Callable[[Path], int] | None = None) -> None:
@@ -120,6 +139,30 @@ def _item(
     return Item(listing, file, name, Step.FETCH, 0)
 
 
+def _check_shards(listing: Listing, files: list[RemoteFile]) -> None:
+    """A repository that is being filled may lack shards of what it has."""
+    present = {file.path for file in listing.files}
+    for file in files:
+        path = PurePosixPath(file.path)
+        shard = ShardName.parse(path.name)
+        if shard is None:
+            continue
+        siblings = [str(path.with_name(shard.sibling(n + 1))) for n in range(shard.count)]
+        missing = [name for name in siblings if name not in present]
+        if missing:
+            raise KtopsError(
+                "missing-shards",
+                text(
+                    "{repo} holds {count} of the {total} shards of {model}",
+                    repo=listing.repo,
+                    count=shard.count - len(missing),
+                    total=shard.count,
+                    model=shard.prefix,
+                ),
+                text("take another hub with --source, or wait until the repository is complete"),
+            )
+
+
 def _check_one_model(request: Request, files: list[RemoteFile]) -> None:
     """A repository often holds a model in twenty quantisations; nobody wants all of them."""
     models: dict[str, int] = {}
@@ -133,11 +176,15 @@ def _check_one_model(request: Request, files: list[RemoteFile]) -> None:
         from ktops.units import format_bytes
 
         shown = sorted(models.items(), key=lambda model: model[1])
-        names = ", ".join(f"{name} ({format_bytes(size)})" for name, size in shown[:8])
+        names = ", ".join(f"{name} ({format_bytes(size)})" for name, size in shown[:SHOWN_MODELS])
         raise KtopsError(
             "several-models",
-            f"{request.name} holds {len(models)} models: {names}"
-            + (", ..." if len(shown) > 8 else ""),
+            text(
+                "{name} holds {count} models: {models}",
+                name=request.name,
+                count=len(models),
+                models=names + (", ..." if len(shown) > SHOWN_MODELS else ""),
+            ),
             f"ktops download {request.name} --include '{shown[0][0]}'",
             exit_status=EXIT_USAGE,
         )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import Text, text
 
 if TYPE_CHECKING:
     from ktops.hub.digests import Digest
     from ktops.hub.partial import PartialFile
+
+SAMPLE_CHUNK_BYTES = 64 << 10
+SHOWN_NAMES = 5  # of a repository's files in a message
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Hub(Protocol):
     def fetch(self, listing: Listing, file: RemoteFile, partial: PartialFile) -> None:
         """Append what `partial` lacks of `file`, or start it over when the hub cannot resume."""
 
+    def sample(self, listing: Listing, file: RemoteFile, num_bytes: int) -> Generator[bytes]:
+        """The first `num_bytes` of `file` in small pieces, asked for once, with no retry."""
+
 
 def select(
     listing: Listing, include: Sequence[str], exclude: Sequence[str] = ()
@@ -66,20 +73,34 @@ def select(
         and not any(fnmatchcase(file.path, pattern) for pattern in exclude)
     ]
     if not chosen:
-        wanted = ", ".join(include)
-        some = ", ".join(sorted(file.path for file in listing.files)[:5])
         raise KtopsError(
             "no-such-files",
-            f"{listing.repo} has no file that matches {wanted}; it has {some or 'no files'}"
-            + (", ..." if len(listing.files) > 5 else ""),
-            "give a pattern that matches: --include '*Q4_K_M*'",
+            _no_match(listing, include),
+            text("give a pattern that matches: --include '*Q4_K_M*'"),
         )
     for file in chosen:
         parts = PurePosixPath(file.path).parts
         if file.path.startswith("/") or ".." in parts or ".cache" in parts or "\\" in file.path:
             raise KtopsError(
                 "unsafe-path",
-                f"{listing.repo} lists {file.path!r}, which would be written outside its folder",
-                "download from a repository that you trust",
+                text(
+                    "{repo} lists {path!r}, which would be written outside its folder",
+                    repo=listing.repo,
+                    path=file.path,
+                ),
+                text("download from a repository that you trust"),
             )
     return chosen
+
+
+def _no_match(listing: Listing, include: Sequence[str]) -> Text:
+    names = sorted(file.path for file in listing.files)
+    wanted = ", ".join(include)
+    if not names:
+        return text("{repo} holds no files", repo=listing.repo)
+    return text(
+        "{repo} has no file that matches {patterns}; it has {names}",
+        repo=listing.repo,
+        patterns=wanted,
+        names=", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else ""),
+    )

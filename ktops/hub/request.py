@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ktops.hub.catalogue import DEMO, find_entry
+from ktops.hub.origin import Origin
+from ktops.hub.registry import read_registration
 from ktops.hub.store import CONFIG_FOLDER
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import text
 
 # What a configuration repository holds that ktops reads; its weights and its code stay there.
 CONFIG_INCLUDE = ("*.json", "*.jinja", "*.model", "LICENSE*")
@@ -42,6 +45,13 @@ class Request:
     parts: tuple[Part, ...]
     chosen: bool
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where its files come from, None for a model of the catalogue."""
+        if ":" not in self.name:
+            return None
+        return Origin(self.name, self.parts[0].include if self.chosen else ())
+
 
 def resolve_request(
     model: str,
@@ -54,16 +64,30 @@ def resolve_request(
     """What `ktops download MODEL` means.
 
     MODEL is a name of the catalogue, hf:OWNER/NAME or ms:OWNER/NAME. Raises KtopsError:
-    "unknown-model", "invalid-repository", "source-conflict", "nothing-to-download".
+    "unknown-model", "invalid-repository", "source-conflict", "nothing-to-download", "registered".
     """
     prefix, separator, repo = model.partition(":")
     if separator or _REPO.fullmatch(model):
         return _repository(model, prefix, repo, models_dir, include, to, source)
     entry = find_entry(model)
+    registration = read_registration(models_dir, model)
+    if registration is not None and to is None:
+        raise KtopsError(
+            "registered",
+            text(
+                "{name} is registered: its files are in {folder}",
+                name=model,
+                folder=registration.weights.parent,
+            ),
+            text(
+                "ktops models remove {name}   (forgets that, and leaves the files alone)",
+                name=model,
+            ),
+        )
     if entry.alias == DEMO or entry.weights_repo is None:
         raise KtopsError(
             "nothing-to-download",
-            f"{entry.alias} comes with ktops",
+            text("{name} comes with ktops", name=entry.alias),
             f"ktops serve {entry.alias}",
             exit_status=EXIT_USAGE,
         )
@@ -87,14 +111,14 @@ def _repository(
         hint = f"ktops download hf:{bare if _REPO.fullmatch(bare) else 'OWNER/NAME'}"
         raise KtopsError(
             "invalid-repository",
-            f"{model!r} names no repository: hf:OWNER/NAME and ms:OWNER/NAME do",
+            text("{name!r} names no repository: hf:OWNER/NAME and ms:OWNER/NAME do", name=model),
             hint,
             exit_status=EXIT_USAGE,
         )
     if source not in ("auto", _PREFIXES[prefix]):
         raise KtopsError(
             "source-conflict",
-            f"{model} and --source {source} name different hubs",
+            text("{name} and --source {source} name different hubs", name=model, source=source),
             f"ktops download {model}",
             exit_status=EXIT_USAGE,
         )

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import schemas
 from fake_hub import FakeHub, running_hub
 from raw_gguf import F32, STRING, U16, RawGguf, Tensor, scalar
+from schemas import check_output
 
 from ktops.cli import run
 
@@ -103,6 +105,8 @@ def ktops(
         status = run(list(args))
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
+        schemas.check_output(args, captured.out)
+        check_output(args, captured.out)
         return Ran(status, captured.out, captured.err)
 
     return invoke

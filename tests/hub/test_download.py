@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
+from stalled_download import partials, stalled_download
 
 from ktops.hub import download as downloading
 from ktops.hub import planning
@@ -22,16 +18,13 @@ from ktops.hub.store import State, inspect_model
 
 THIRD = "DeepSeek-R1-Q4_K_M/DeepSeek-R1-Q4_K_M-00003-of-00009.gguf"
 WEIGHTS = "unsloth/DeepSeek-R1-GGUF"
+HF = ("--source", "hf")
 CHUNK = 10 << 20  # what the client writes at once
 FIRST = THIRD.replace("00003", "00001")
 
 
-def partials(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.incomplete"))
-
-
 def test_weights_and_configuration_come_together(ktops, hub, models_dir, shards):
-    ran = ktops("download", "r1-q4km")
+    ran = ktops("download", "r1-q4km", *HF)
     assert ran.status == 0, ran.stderr
     folder = models_dir / "r1-q4km"
     for name, body in shards.items():
@@ -48,10 +41,10 @@ def test_weights_and_configuration_come_together(ktops, hub, models_dir, shards)
 
 
 def test_a_second_run_fetches_nothing_and_reads_nothing(ktops, hub, models_dir, monkeypatch):
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
     hub.data.clear()
     monkeypatch.setattr(downloading, "digest_file", None)  # calling it would be an error
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.status == 0
     assert hub.data == []
     assert ran.events[-1]["event"] == "complete"
@@ -59,7 +52,7 @@ def test_a_second_run_fetches_nothing_and_reads_nothing(ktops, hub, models_dir, 
 
 
 def test_events_name_the_plan_each_file_and_the_end(ktops, hub, shards):
-    events = ktops("download", "r1-q4km", "--json").events
+    events = ktops("download", "r1-q4km", *HF, "--json").events
     assert events[0]["event"] == "plan"
     assert sum(event["event"] == "file" for event in events) == len(shards) + 2
     assert events[-1]["bytes"] == events[0]["total_bytes"] == events[-1]["fetched_bytes"]
@@ -67,7 +60,7 @@ def test_events_name_the_plan_each_file_and_the_end(ktops, hub, shards):
 
 
 def test_a_dry_run_lists_exact_bytes_and_writes_nothing(ktops, hub, models_dir, shards):
-    ran = ktops("download", "r1-q4km", "--dry-run")
+    ran = ktops("download", "r1-q4km", *HF, "--dry-run")
     assert ran.status == 0
     assert THIRD in ran.stdout
     total = sum(map(len, shards.values())) + sum(
@@ -80,13 +73,13 @@ def test_a_dry_run_lists_exact_bytes_and_writes_nothing(ktops, hub, models_dir, 
 
 
 def test_quiet_prints_the_folder_alone(ktops, hub, models_dir):
-    ran = ktops("download", "r1-q4km", "-q")
+    ran = ktops("download", "r1-q4km", *HF, "-q")
     assert (ran.stdout, ran.stderr) == (f"{models_dir / 'r1-q4km'}\n", "")
 
 
 def test_a_disk_that_is_too_small_stops_before_the_first_byte(ktops, hub, models_dir, monkeypatch):
     monkeypatch.setattr(planning, "_free_bytes", lambda place: 1000)
-    ran = ktops("download", "r1-q4km")
+    ran = ktops("download", "r1-q4km", *HF)
     assert ran.status == 4
     assert "are missing" in ran.stderr
     assert "  Fix: df -h " in ran.stderr
@@ -96,10 +89,10 @@ def test_a_disk_that_is_too_small_stops_before_the_first_byte(ktops, hub, models
 
 def test_a_dry_run_that_does_not_fit_says_so_in_one_document(ktops, hub, monkeypatch):
     monkeypatch.setattr(planning, "_free_bytes", lambda place: 1000)
-    ran = ktops("download", "r1-q4km", "--dry-run", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--dry-run", "--json")
     assert ran.status == 4
     assert json.loads(ran.stdout)["fits"] is False
-    ran = ktops("download", "r1-q4km", "--dry-run")
+    ran = ktops("download", "r1-q4km", *HF, "--dry-run")
     assert ran.status == 4
     assert THIRD in ran.stdout
     assert "are missing" in ran.stderr
@@ -107,7 +100,7 @@ def test_a_dry_run_that_does_not_fit_says_so_in_one_document(ktops, hub, monkeyp
 
 def test_wrong_bytes_of_the_right_length_are_fetched_once_more(ktops, hub, models_dir, shards):
     hub.add_fault(THIRD, "corrupt", 20_000)
-    ran = ktops("download", "r1-q4km")
+    ran = ktops("download", "r1-q4km", *HF)
     assert ran.status == 0
     assert "arrived spoilt" in ran.stderr
     assert (models_dir / "r1-q4km" / THIRD).read_bytes() == shards[THIRD]
@@ -115,23 +108,23 @@ def test_wrong_bytes_of_the_right_length_are_fetched_once_more(ktops, hub, model
 
 def test_wrong_bytes_twice_are_an_error_and_are_not_kept(ktops, hub, models_dir):
     hub.add_fault(THIRD, "corrupt", 20_000, times=2)
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.status == 1
     assert ran.events[-1]["error"]["code"] == "checksum-mismatch"
     assert not (models_dir / "r1-q4km" / THIRD).exists()
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
 
 
 def test_wrong_bytes_of_a_small_file_are_found_too(ktops, hub):
     hub.add_fault("config.json", "corrupt", 3, times=2)
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.events[-1]["error"]["code"] == "checksum-mismatch"
 
 
 def test_a_cut_connection_is_resumed_where_it_broke(ktops, hub, models_dir, large_shard):
     hub.repos[WEIGHTS][THIRD] = large_shard
     hub.add_fault(THIRD, "cut", 15_000_000)
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.status == 0
     assert [r.start for r in hub.data if r.path == THIRD] == [0, CHUNK]
     assert (models_dir / "r1-q4km" / THIRD).read_bytes() == large_shard
@@ -142,7 +135,7 @@ def test_a_hub_that_ignores_the_range_is_started_over(ktops, hub, models_dir, la
     hub.repos[WEIGHTS][THIRD] = large_shard
     hub.add_fault(THIRD, "cut", 15_000_000)
     hub.add_fault(THIRD, "ignore-range")
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.status == 0
     assert (models_dir / "r1-q4km" / THIRD).read_bytes() == large_shard
     assert ran.events[-1]["fetched_bytes"] == ran.events[-1]["bytes"]
@@ -164,34 +157,58 @@ def test_a_killed_download_goes_on_from_its_last_byte(
     assert (folder / THIRD).read_bytes() == large_shard
 
 
-def test_a_file_over_the_limit_of_http_is_refused_with_other_ways(ktops, hub, monkeypatch):
+def test_a_file_over_the_limit_of_one_request_comes_in_pieces(
+    ktops, hub, models_dir, shards, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE", 30_000)
+    assert ktops("download", "r1-q4km", *HF).status == 0
+    ranges = [(r.start, r.end) for r in hub.data if r.path == THIRD]
+    size = len(shards[THIRD])
+    assert ranges == [(0, 30_000), (30_000, 60_000), (60_000, size)]
+    assert (models_dir / "r1-q4km" / THIRD).read_bytes() == shards[THIRD]
+
+
+def test_a_piece_that_breaks_off_is_resumed(ktops, hub, models_dir, large_shard, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE", 25_000_000)
+    hub.repos[WEIGHTS][THIRD] = large_shard
+    hub.add_fault(THIRD, "cut", 15_000_000)
+    assert ktops("download", "r1-q4km", *HF).status == 0
+    ranges = [(r.start, r.end) for r in hub.data if r.path == THIRD]
+    assert ranges == [(0, 25_000_000), (CHUNK, 25_000_000), (25_000_000, len(large_shard))]
+    assert (models_dir / "r1-q4km" / THIRD).read_bytes() == large_shard
+
+
+def test_a_file_that_the_hub_finds_too_large_is_refused_with_other_ways(ktops, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE", 60_000)
-    error = ktops("download", "r1-q4km", "--json").events[-1]["error"]
+    hub.add_fault(THIRD, "status", 400)
+    error = ktops("download", "r1-q4km", *HF, "--json").events[-1]["error"]
     assert error["code"] == "file-too-large"
     assert "--source modelscope" in error["hint"]
+    assert f"hf download {WEIGHTS} {THIRD}" in error["hint"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_a_stalled_download_and_keeps_what_has_arrived(
+    ktops, hub, models_dir, large_shard, number, status
+):
+    hub.repos[WEIGHTS][THIRD] = large_shard
+    hub.add_fault(THIRD, "stall", 15_000_000)
+    with stalled_download(models_dir / "r1-q4km", CHUNK, *HF) as process:
+        process.send_signal(number)
+        assert process.wait(30) == status
+    hub.data.clear()
+    assert ktops("download", "r1-q4km", *HF).status == 0
+    assert [(request.path, request.start) for request in hub.data] == [(THIRD, CHUNK)]
 
 
 def kill_when_stalled(folder: Path, expected: int, source: str) -> None:
-    """Run a download until all but the third shard are whole and that one has so many bytes."""
-    args = [sys.executable, "-m", "ktops", "download", "r1-q4km", "-q", "--source", source]
-    process = subprocess.Popen(args, env=dict(os.environ), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    sizes: list[int] = []
-    while process.poll() is None and time.monotonic() < deadline:
-        others = len(list(folder.glob("*/*-of-*.gguf")))
-        with contextlib.suppress(FileNotFoundError):  # one became whole between list and look
-            sizes = [path.stat().st_size for path in partials(folder)]
-        if others == 8 and sizes == [expected]:
-            break
-        threading.Event().wait(0.02)
-    process.kill()
-    assert process.communicate()[1] == b""
-    assert process.returncode == -signal.SIGKILL
-    assert sizes == [expected]
+    with stalled_download(folder, expected, "--source", source) as process:
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
 
 
 def test_a_file_spoilt_on_the_disk_is_found_by_verify_and_mended(ktops, hub, models_dir, shards):
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
     path = models_dir / "r1-q4km" / THIRD
     status = path.stat()
     spoilt = bytearray(shards[THIRD])
@@ -199,9 +216,9 @@ def test_a_file_spoilt_on_the_disk_is_found_by_verify_and_mended(ktops, hub, mod
     path.write_bytes(spoilt)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # bit rot changes no time
     hub.data.clear()
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
     assert hub.data == []
-    ran = ktops("download", "r1-q4km", "--verify")
+    ran = ktops("download", "r1-q4km", *HF, "--verify")
     assert ran.status == 0
     assert f"{THIRD} is spoilt" in ran.stderr
     assert hub.fetched() == [THIRD]
@@ -209,11 +226,11 @@ def test_a_file_spoilt_on_the_disk_is_found_by_verify_and_mended(ktops, hub, mod
 
 
 def test_a_file_that_changed_since_is_read_again_without_being_asked(ktops, hub, models_dir):
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
     path = models_dir / "r1-q4km" / THIRD
     path.write_bytes(bytes(path.stat().st_size))
     hub.data.clear()
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
     assert hub.fetched() == [THIRD]
 
 
@@ -222,22 +239,22 @@ def test_files_put_there_by_another_tool_are_read_once_and_kept(ktops, hub, mode
         path = models_dir / "r1-q4km" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.events[-1]["verified_bytes"] == sum(map(len, shards.values()))
     assert hub.fetched() == ["config.json", "tokenizer.json"]
-    assert ktops("download", "r1-q4km", "--json").events[-1]["verified_bytes"] == 0
+    assert ktops("download", "r1-q4km", *HF, "--json").events[-1]["verified_bytes"] == 0
 
 
 def test_a_first_shard_that_is_no_gguf_ends_the_download(ktops, hub, models_dir):
     hub.repos["unsloth/DeepSeek-R1-GGUF"][FIRST] = b"<html>sign in</html>" * 300
-    ran = ktops("download", "r1-q4km", "--json", "--workers", "1")
+    ran = ktops("download", "r1-q4km", *HF, "--json", "--workers", "1")
     assert ran.status == 1
     assert ran.events[-1]["error"]["code"].startswith("gguf-")
     assert THIRD not in hub.fetched()
 
 
 def test_patterns_that_match_nothing_are_an_error(ktops, hub):
-    ran = ktops("download", "r1-q4km", "--include", "*Q3_K*", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--include", "*Q3_K*", "--json")
     assert ran.status == 1
     assert ran.events[-1]["error"]["code"] == "no-such-files"
     assert "it has DeepSeek-R1-Q4_K_M/" in ran.events[-1]["error"]["message"]
@@ -245,10 +262,10 @@ def test_patterns_that_match_nothing_are_an_error(ktops, hub):
 
 def test_two_downloads_into_one_folder_do_not_mix(ktops, hub, models_dir):
     with locked(models_dir / "r1-q4km"):
-        ran = ktops("download", "r1-q4km", "--json")
+        ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.events[-1]["error"]["code"] == "download-running"
     assert hub.data == []
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
 
 
 def test_any_repository_can_be_named_and_put_anywhere(ktops, hub, tmp_path, shards):
@@ -296,7 +313,7 @@ def test_a_path_that_leaves_the_folder_is_refused(ktops, hub, path):
 )
 def test_a_refusal_of_the_listing_is_explained(ktops, hub, status, code):
     hub.add_fault("revision", "status", status)
-    ran = ktops("download", "r1-q4km", "--source", "hf", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.status == 1
     assert ran.events[-1]["error"]["code"] == code
     assert ran.events[-1]["error"]["hint"]
@@ -304,28 +321,28 @@ def test_a_refusal_of_the_listing_is_explained(ktops, hub, status, code):
 
 def test_a_gated_repository_opens_with_the_token(ktops, hub, monkeypatch):
     hub.required_token = "secret"
-    assert "hf auth login" in ktops("download", "r1-q4km").stderr
+    assert "hf auth login" in ktops("download", "r1-q4km", *HF).stderr
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
 
 
 def test_a_failing_file_ends_the_download_and_keeps_the_others(ktops, hub, models_dir, shards):
     hub.add_fault(THIRD, "status", 500)
-    ran = ktops("download", "r1-q4km", "--json", "--workers", "1")
+    ran = ktops("download", "r1-q4km", *HF, "--json", "--workers", "1")
     assert ran.events[-1]["error"]["code"] == "hub-failed"
     assert (models_dir / "r1-q4km" / FIRST).is_file()
     hub.data.clear()
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
     assert FIRST not in hub.fetched()
 
 
 def test_too_many_requests_are_waited_for(ktops, hub):
     hub.add_fault(THIRD, "status", 429, Retry_After="1")
-    assert ktops("download", "r1-q4km").status == 0
+    assert ktops("download", "r1-q4km", *HF).status == 0
 
 
 def test_no_network_is_said_so(ktops, models_dir):
-    ran = ktops("download", "r1-q4km", "--endpoint", "http://127.0.0.1:9", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--endpoint", "http://127.0.0.1:9", "--json")
     assert ran.status == 1
     assert ran.events[-1]["error"]["code"] == "hub-unreachable"
     assert "http://127.0.0.1:9" in ran.events[-1]["error"]["message"]
@@ -341,13 +358,13 @@ def test_offline_is_respected(ktops, hub, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_an_error(ktops, hub, models_dir):
     models_dir.mkdir()
     (models_dir / "r1-q4km").write_text("a file in the way")
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.events[-1]["error"]["code"] == "write-failed"
 
 
 def test_a_file_that_is_longer_than_announced_is_no_success(ktops, hub, shards):
     hub.add_fault(THIRD, "longer")
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.events[-1]["error"]["code"] == "hub-failed"
 
 
@@ -356,7 +373,7 @@ def test_a_disk_that_fills_is_an_error_with_the_numbers_to_look_at(ktops, hub, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ktops.hub.partial.PartialFile.write", full)
-    ran = ktops("download", "r1-q4km", "--json")
+    ran = ktops("download", "r1-q4km", *HF, "--json")
     assert ran.status == 4
     assert ran.events[-1]["error"]["code"] == "disk-full"
     assert ran.events[-1]["error"]["hint"].startswith("df -h")

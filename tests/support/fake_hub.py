@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+SLOW_S = 0.3
 LARGE_BYTES = 4096  # from here on a file has a sha256 in the listing, as large files of hubs do
 
 
@@ -22,7 +23,8 @@ class Fault:
 
     "status" answers `value`; "cut" ends the connection after `value` bytes of the body; "stall"
     sends `value` bytes and then nothing; "corrupt" flips the byte at `value`; "ignore-range"
-    answers 200 with everything.
+    answers 200 with everything; "page" and "json" answer a route of the API with what is none of
+    it; "longer" adds a byte; "none" lets one request pass.
     """
 
     kind: str
@@ -33,15 +35,22 @@ class Fault:
 
 @dataclass(frozen=True)
 class Data:
-    """One request for the bytes of a file: which, from what byte on, answered how."""
+    """One request for the bytes of a file: by which hub's route, which file, from what byte on to
+    which (None: to its end), answered how."""
 
+    hub: str
     path: str
     start: int
+    end: int | None
     status: int
 
 
 class FakeHub:
-    """Repositories as `{name: {path: bytes}}`, faults by file path or API route, and a log."""
+    """Repositories as `{name: {path: bytes}}`, faults by file path or API route, and a log.
+
+    A fault of "hf:PATH" or "modelscope:PATH" happens to that hub alone; the hubs named in `slow`
+    let one wait for every body.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
@@ -50,6 +59,7 @@ class FakeHub:
         self.listings: list[str] = []
         self.tokens: set[str] = set()
         self.required_token: str | None = None
+        self.slow: set[str] = set()
         self.released = threading.Event()
         self.url = ""
 
@@ -58,8 +68,8 @@ class FakeHub:
             Fault(kind, value, times, {k.replace("_", "-"): v for k, v in headers.items()})
         )
 
-    def take_fault(self, path: str) -> Fault | None:
-        waiting = self.faults.get(path, [])
+    def take_fault(self, path: str, route: str = "") -> Fault | None:
+        waiting = self.faults.get(f"{route}:{path}") or self.faults.get(path, [])
         if not waiting:
             return None
         waiting[0].times -= 1
@@ -124,7 +134,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.model_scope(path.removeprefix("/api/v1/models/"), query)
             elif "/resolve/" in path:
                 repo, _, rest = path[1:].partition("/resolve/")
-                self.send_file(repo, rest.partition("/")[2])
+                self.send_file("hf", repo, rest.partition("/")[2])
             else:
                 self.refuse(404)
 
@@ -134,7 +144,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             hub.listings.append(route)
             fault = hub.take_fault(what)
             if fault is not None:
-                self.refuse(fault.value, fault.headers)
+                self.fail(fault)
             elif repo not in hub.repos:
                 self.refuse(404, {"X-Error-Code": "RepoNotFound"})
             elif what == "revision":
@@ -151,46 +161,64 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 hub.listings.append(route)
                 fault = hub.take_fault("files")
                 if fault is not None:
-                    self.refuse(fault.value, fault.headers)
+                    self.fail(fault)
                     return
                 rows = [_scope_row(path, body) for path, body in hub.repos[repo].items()]
                 self.reply({"Code": 200, "Success": True, "Data": {"Files": rows}})
             elif what == ["repo"]:
-                self.send_file(repo, query["FilePath"][0])
+                self.send_file("modelscope", repo, query["FilePath"][0])
             else:
                 self.reply({"Code": 200, "Success": True, "Data": {"Revision": "master"}})
 
-        def send_file(self, repo: str, path: str) -> None:
+        def send_file(self, route: str, repo: str, path: str) -> None:
             body = hub.repos.get(repo, {}).get(path)
             if body is None:
                 self.refuse(404, {"X-Error-Code": "EntryNotFound"})
                 return
-            fault = hub.take_fault(path) if self.command == "GET" else None
-            start = self.range_start() if fault is None or fault.kind != "ignore-range" else 0
-            status = fault.value if fault and fault.kind == "status" else 206 if start else 200
+            fault = hub.take_fault(path, route) if self.command == "GET" else None
+            kind = fault.kind if fault else ""
+            start, end = self.asked_range()
+            status = fault.value if fault and kind == "status" else 206 if start or end else 200
+            if kind == "ignore-range":
+                status = 200
             if self.command == "GET":
-                hub.data.append(Data(path, self.range_start(), status))
-            if fault and fault.kind == "status":
+                hub.data.append(Data(route, path, start, end, status))
+            if fault and kind == "status":
                 self.refuse(fault.value, fault.headers)
                 return
-            if fault and fault.kind == "corrupt":
+            if fault and kind == "corrupt":
                 changed = bytearray(body)
                 changed[fault.value] ^= 0xFF
                 body = bytes(changed)
-            if fault and fault.kind == "longer":
+            if kind == "longer":
                 body += b"!"
+            self.send_bytes(route, body, fault, status, start, len(body) if end is None else end)
+
+        def send_bytes(
+            self,
+            route: str,
+            body: bytes,
+            fault: Fault | None,
+            status: int,
+            start: int,
+            end: int,
+        ) -> None:
+            part = body[start:end] if status == 206 else body
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", str(len(part)))
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            if status == 206:
+                last = start + len(part) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(body)}")
             self.end_headers()
             if self.command == "GET":
-                self.send_body(body[start:], fault)
+                self.send_body(route, part, fault)
 
-        def send_body(self, body: bytes, fault: Fault | None) -> None:
+        def send_body(self, route: str, body: bytes, fault: Fault | None) -> None:
+            if route in hub.slow:
+                hub.released.wait(SLOW_S)
             if fault is not None and fault.kind in ("cut", "stall"):
                 self.wfile.write(body[: fault.value])
                 self.wfile.flush()
@@ -203,18 +231,31 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             except OSError:  # the client has died, which is what some tests are about
                 self.close_connection = True
 
-        def range_start(self) -> int:
+        def asked_range(self) -> tuple[int, int | None]:
+            """The first byte and the one behind the last; no end means all the rest."""
             header = self.headers.get("Range", "bytes=0-")
-            return int(header.removeprefix("bytes=").partition("-")[0])
+            first, _, last = header.removeprefix("bytes=").partition("-")
+            return int(first), int(last) + 1 if last else None
 
         def reply(self, document: object, status: int = 200) -> None:
-            body = json.dumps(document).encode()
+            self.send(status, "application/json", json.dumps(document).encode())
+
+        def send(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
+
+        def fail(self, fault: Fault) -> None:
+            """Answer for the API: a status, a page to sign in, or JSON of another service."""
+            if fault.kind == "page":
+                self.send(200, "text/html", b"<html>sign in</html>")
+            elif fault.kind == "json":
+                self.reply({"error": "no such route", "siblings": 3})
+            else:
+                self.refuse(fault.value, fault.headers)
 
         def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
             self.send_response(status)
