@@ -19,6 +19,8 @@ from ktops_engine.plan import Placement
 from ktops_engine.runner import Runner
 from ktops_engine.sampler import Sampler
 from ktops_engine.scheduler import Scheduler, SchedulerLimits
+from ktops_engine.stats import EngineStats
+from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer
 from ktops_engine.types import Request, SamplingParams, StepOutput
 
@@ -89,6 +91,10 @@ class LLM:
     def num_waiting(self) -> int:
         return self._loop.num_waiting
 
+    def stats(self) -> EngineStats:
+        """What the engine does now and has done since it started. Cheap; from any thread."""
+        return self._loop.stats(self._loaded.model.expert_traffic())
+
     @property
     def is_alive(self) -> bool:
         return self._loop.dead_reason is None
@@ -144,21 +150,27 @@ class LLM:
     def _check_prompt(self, prompt_token_ids: Sequence[int]) -> None:
         if not prompt_token_ids:
             raise KtopsError(
-                "empty-prompt", "the prompt has no tokens", "send some text", exit_status=EXIT_USAGE
+                "empty-prompt",
+                text("the prompt has no tokens"),
+                text("send some text"),
+                exit_status=EXIT_USAGE,
             )
         vocab_size = self.model_config.vocab_size
         if not 0 <= min(prompt_token_ids) <= max(prompt_token_ids) < vocab_size:
             raise KtopsError(
                 "invalid-token",
-                f"token ids must lie between 0 and {vocab_size - 1}",
-                "use this model's tokenizer: POST /tokenize",
+                text("token ids must lie between 0 and {highest}", highest=vocab_size - 1),
+                text("use this model's tokenizer: POST /tokenize"),
                 exit_status=EXIT_USAGE,
             )
         if len(prompt_token_ids) >= self.max_model_len:
             raise KtopsError(
                 "context-length-exceeded",
-                f"the prompt has {len(prompt_token_ids)} tokens; prompt and answer together may "
-                f"span {self.max_model_len}",
-                "send a shorter prompt, or start the server with a larger --ctx-size",
+                text(
+                    "the prompt has {count} tokens; prompt and answer together may span {limit}",
+                    count=len(prompt_token_ids),
+                    limit=self.max_model_len,
+                ),
+                text("send a shorter prompt, or start the server with a larger --ctx-size"),
                 exit_status=EXIT_USAGE,
             )

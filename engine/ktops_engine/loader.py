@@ -10,13 +10,14 @@ from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel, open_gguf
 from ktops_engine.kv_cache import LatentCache
-from ktops_engine.machine import detect_machine
+from ktops_engine.machine import detect_machine, engine_machine
 from ktops_engine.model_config import ModelConfig, resolve_model_config
 from ktops_engine.models.deepseek2 import Deepseek2Model, wanted_tensors
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo, find_current
 from ktops_engine.native.load import Native, load_native
-from ktops_engine.plan import Placement, plan
+from ktops_engine.plan import Placement, facts_of_files, plan
+from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer, load_tokenizer
 from ktops_engine.types import LoadProgress
 
@@ -57,10 +58,12 @@ def load_model(
     on_note = on_note or (lambda note: None)
     gguf = open_gguf(config.gguf_path)
     model_config, notes = resolve_model_config(gguf, config.model_path)
-    placement = plan(config, model_config, gguf.total_bytes, detect_machine())
+    facts = facts_of_files(gguf, model_config)
+    placement = plan(config, facts, engine_machine(detect_machine()))
     names, left_out = wanted_tensors(gguf, model_config)
     if left_out:
-        notes = [*notes, f"{len(left_out)} tensors for multi-token prediction are left out"]
+        said = text("{count} tensors for multi-token prediction are left out", count=len(left_out))
+        notes = [*notes, said]
     for note in (*notes, *placement.notes):
         on_note(note)
     tokenizer = load_tokenizer(gguf, config.model_path)
@@ -82,7 +85,7 @@ def _current_library() -> BuildInfo:
     if info is None:
         raise KtopsError(
             "native-missing",
-            "the native kernels are not built, or were built from other sources",
+            text("the native kernels are not built, or were built from other sources"),
             "ktops build",
         )
     return info

@@ -6,11 +6,15 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from time import perf_counter
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.runner import Runner
 from ktops_engine.scheduler import Scheduler
-from ktops_engine.types import FinishReason, Request, StepOutput
+from ktops_engine.stats import EngineStats, ExpertTraffic, StepCounts
+from ktops_engine.text import text
+from ktops_engine.types import Batch, FinishReason, Request, Sampled, StepOutput
 
 OnOutput = Callable[[StepOutput], None]
 
@@ -29,6 +33,7 @@ class EngineLoop:
         self._outbox: deque[tuple[OnOutput, StepOutput]] = deque()
         self._stopping = False
         self._dead_reason: str | None = None
+        self._counts = StepCounts()
         self._thread = threading.Thread(target=self._run, name="ktops-engine", daemon=True)
         self._thread.start()
 
@@ -46,14 +51,29 @@ class EngineLoop:
         with self._lock:
             return self._scheduler.num_running
 
+    def stats(self, experts: ExpertTraffic) -> EngineStats:
+        """What this loop does and has done; `experts` is what its model has read."""
+        with self._lock:
+            return EngineStats(
+                num_running=self._scheduler.num_running,
+                num_waiting=self._scheduler.num_waiting,
+                num_blocks=self._scheduler.num_blocks,
+                num_free_blocks=self._scheduler.num_free_blocks,
+                steps=replace(self._counts),
+                experts=experts,
+            )
+
     def submit(self, request: Request, on_output: OnOutput) -> None:
         """Queue a request. Raises KtopsError: queue-full, engine-dead."""
         with self._lock:
             if self._dead_reason is not None or self._stopping:
                 raise KtopsError(
                     "engine-dead",
-                    f"the engine has stopped: {self._dead_reason or 'it is shutting down'}",
-                    "restart it: ktops serve",
+                    text(
+                        "the engine has stopped: {reason}",
+                        reason=self._dead_reason or text("it is shutting down"),
+                    ),
+                    text("restart it: ktops serve"),
                 )
             if request.id in self._listeners:
                 raise ValueError(f"request {request.id} is running already")
@@ -76,10 +96,11 @@ class EngineLoop:
         self._thread.join()
 
     def _run(self) -> None:
+        reason: str = text("it is shutting down")
+        finish = FinishReason.ABORT
         try:
             while self._step():
                 pass
-            reason, finish = "it is shutting down", FinishReason.ABORT
         except Exception as error:  # whatever it was, waiting callers must hear of it
             logger.exception("a step failed; the engine stops")
             reason, finish = f"{type(error).__name__}: {error}", FinishReason.ERROR
@@ -99,12 +120,26 @@ class EngineLoop:
                 return False
             batch = self._scheduler.next_batch()
         if batch is not None:
+            started = perf_counter()
             sampled = self._runner.run(batch)
+            seconds = perf_counter() - started
             with self._lock:
+                self._count(batch, sampled, seconds)
                 for output in self._scheduler.update(batch, sampled):
                     self._post(output)
         self._deliver()
         return True
+
+    def _count(self, batch: Batch, sampled: list[Sampled], seconds: float) -> None:
+        """Add one step to the counts (lock held)."""
+        counts = self._counts
+        in_prompt = [i for i in batch.items if i.start < len(i.request.prompt_token_ids)]
+        counts.prompt_tokens += sum(item.num_tokens for item in in_prompt)
+        counts.generation_tokens += sum(answer.token_id is not None for answer in sampled)
+        if in_prompt:
+            counts.prefill_seconds += seconds
+        else:
+            counts.decode_seconds += seconds
 
     def _post(self, output: StepOutput) -> None:
         """Queue an output for its listener (lock held); the last one ends the listening."""

@@ -6,11 +6,13 @@ Knows token ids and cache blocks; knows no tensors, no text and no threads.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.kv_cache import BlockPool
+from ktops_engine.text import text
 from ktops_engine.types import (
     Batch,
     BatchItem,
@@ -37,13 +39,18 @@ class Scheduler:
     so that a running request never has to give way."""
 
     def __init__(
-        self, pool: BlockPool, limits: SchedulerLimits, eos_token_ids: Sequence[int]
+        self,
+        pool: BlockPool,
+        limits: SchedulerLimits,
+        eos_token_ids: Sequence[int],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._pool = pool
         self._limits = limits
         self._eos_token_ids = frozenset(eos_token_ids)
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
+        self._clock = clock
 
     @property
     def num_waiting(self) -> int:
@@ -53,15 +60,26 @@ class Scheduler:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache."""
+        return self._pool.num_blocks
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no request holds."""
+        return self._pool.num_free
+
     def add(self, request: Request) -> None:
         """Queue a request. Raises KtopsError: queue-full."""
         about_to_run = self._limits.max_running - len(self._running)
         if len(self._waiting) >= self._limits.max_waiting + about_to_run:
             raise KtopsError(
                 "queue-full",
-                f"{len(self._waiting)} requests are waiting already",
-                "try again later",
+                text("{count} requests are waiting already", count=len(self._waiting)),
+                text("try again later"),
             )
+        request.arrived_at = self._clock()
         self._waiting.append(request)
 
     def remove(self, request_id: str) -> bool:
@@ -123,6 +141,7 @@ class Scheduler:
             if not self._pool.can_allocate(num_blocks):
                 return
             self._waiting.popleft()
+            request.queue_seconds = self._clock() - request.arrived_at
             request.block_table = self._pool.allocate(num_blocks)
             self._running.append(request)
 
@@ -142,7 +161,7 @@ class Scheduler:
             self._release(request)
         return StepOutput(
             request.id, answer.token_id, answer.logprobs, reason, answer.error,
-            request.num_cached_tokens,
+            request.num_cached_tokens, request.queue_seconds,
         )  # fmt: skip
 
     def _finish_reason(self, request: Request, token_id: int) -> FinishReason | None:

@@ -64,7 +64,8 @@ class StepOutput:
     """What one step gave one request: at most one token, and the reason when it was the last.
 
     `token_id` is None when the request ended without a token (abort, error). An end-of-sequence
-    or stop token is reported like any other, together with `finish_reason` STOP.
+    or stop token is reported like any other, together with `finish_reason` STOP. `queue_seconds`
+    is how long the request waited before its first step.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class StepOutput:
     finish_reason: FinishReason | None = None
     error: str | None = None
     num_cached_tokens: int = 0
+    queue_seconds: float = 0.0
 
 
 @dataclass(eq=False)
@@ -86,6 +88,8 @@ class Request:
     block_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
+    arrived_at: float = 0.0
+    queue_seconds: float = 0.0
 
     @property
     def token_ids(self) -> list[int]:

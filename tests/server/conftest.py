@@ -18,6 +18,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.server import ModelHandle, ServerConfig, create_app, open_listener, run_server
+from ktops_engine.stats import EngineStats, ExpertTraffic, StepCounts
 from ktops_engine.tokenizer import Tokenizer, load_tokenizer
 from ktops_engine.types import FinishReason, SamplingParams, StepOutput, TokenLogprobs
 
@@ -100,6 +101,11 @@ class FakeEngine:
     @property
     def is_alive(self) -> bool:
         return self.dead_reason is None
+
+    def stats(self) -> EngineStats:
+        running = sum(not played.ended.is_set() for played in self.requests)
+        steps = StepCounts(prompt_tokens=7, generation_tokens=5, decode_seconds=0.5)
+        return EngineStats(running, 0, 8, 6, steps, ExpertTraffic(4000, 0.25))
 
     def say(self, *parts: str | threading.Event) -> None:
         """From now on every request is answered with these texts, waiting at the events."""

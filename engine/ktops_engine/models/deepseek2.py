@@ -19,6 +19,7 @@ from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.weights import Weights
 from ktops_engine.moe.cpu_experts import CpuExperts, FeedForward
 from ktops_engine.native.load import Matrix, Pool
+from ktops_engine.stats import ExpertTraffic
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class MoeFeedForward:
         self._router = router
         self._experts = experts
         self._shared = shared
+
+    @property
+    def traffic(self) -> ExpertTraffic:
+        return self._experts.traffic
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._experts(x, *self._router(x)).add_(self._shared(x))
@@ -68,6 +73,12 @@ class Deepseek2Model:
         self._norm = RmsNorm(weights.float32("output_norm.weight"), config.rms_norm_eps)
         head = "output.weight" if "output.weight" in weights else "token_embd.weight"
         self._head = Linear(pool, weights.matrix(head))
+
+    def expert_traffic(self) -> ExpertTraffic:
+        """What has been read of the routed experts of all layers."""
+        feed_forwards = (layer.feed_forward for layer in self._layers)
+        traffic = (part.traffic for part in feed_forwards if isinstance(part, MoeFeedForward))
+        return sum(traffic, ExpertTraffic())
 
     def forward(self, step: StepInput, cache: LatentCache) -> torch.Tensor:
         """-> logits [len(sampled_rows), vocab_size] float32; the cache is written in place."""

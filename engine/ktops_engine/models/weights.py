@@ -11,6 +11,7 @@ import torch
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel, QuantType, TensorInfo
 from ktops_engine.native.load import Matrix, Native, NativeBuffer
+from ktops_engine.text import text
 from ktops_engine.types import LoadProgress
 
 ALIGNMENT = 64  # a cache line, and the widest vector
@@ -107,7 +108,10 @@ class Weights:
         if name not in self._offsets:
             raise KtopsError(
                 "gguf-missing-tensor",
-                f"this GGUF has no tensor {name}, which a model of its architecture needs",
-                "download the model again from its publisher",
+                text(
+                    "this GGUF has no tensor {name}, which a model of its architecture needs",
+                    name=name,
+                ),
+                text("download the model again from its publisher"),
             )
         return self._gguf.tensors[name]

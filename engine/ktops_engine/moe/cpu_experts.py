@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import torch
 
+from ktops_engine.gguf import QuantType
 from ktops_engine.native.load import Matrix, Pool
+from ktops_engine.stats import ExpertTraffic
 from ktops_engine.tensors import float32_ptr
 
 
@@ -12,11 +16,14 @@ class CpuExperts:
     """y = sum over chosen experts of weight * down(silu(gate(x)) * up(x)).
 
     gate, up: [experts, intermediate, hidden_size]; down: [experts, hidden_size, intermediate].
+    `traffic` counts what has been read of them: every chosen expert once a call.
     """
 
     def __init__(self, pool: Pool, gate: Matrix, up: Matrix, down: Matrix) -> None:
         self._pool = pool
         self._gate, self._up, self._down = gate, up, down
+        self._expert_bytes = sum(map(_matrix_bytes, (gate, up, down)))
+        self.traffic = ExpertTraffic()
 
     def __call__(
         self, x: torch.Tensor, expert_ids: torch.Tensor, expert_weights: torch.Tensor
@@ -29,10 +36,14 @@ class CpuExperts:
         if expert_ids.dtype != torch.int32 or not expert_ids.is_contiguous():
             raise ValueError("expert_ids must be contiguous int32")
         y = torch.empty_like(x)
+        started = perf_counter()
         self._pool.moe_forward(
             self._gate, self._up, self._down,
             x_ptr, expert_ids.data_ptr(), weights_ptr, y.data_ptr(), num_tokens, top_k,
         )  # fmt: skip
+        seconds = perf_counter() - started
+        num_chosen = len({chosen for chosen in expert_ids.flatten().tolist() if chosen >= 0})
+        self.traffic.add(num_chosen * self._expert_bytes, seconds)
         return y
 
 
@@ -51,3 +62,8 @@ class FeedForward:
             self._gate, self._up, self._down, x_ptr, 0, 0, y.data_ptr(), x.shape[0], 1
         )
         return y
+
+
+def _matrix_bytes(matrix: Matrix) -> int:
+    """Bytes of one expert's matrix."""
+    return matrix.rows * QuantType(matrix.type).nbytes(matrix.cols)

@@ -16,10 +16,12 @@ from ktops_engine.server.disconnect import ClientGoneError
 from ktops_engine.server.errors import ApiError
 from ktops_engine.server.handle import ModelHandle
 from ktops_engine.server.health import health_router
+from ktops_engine.server.metrics import metrics_router
 from ktops_engine.server.models import models_router
 from ktops_engine.server.request_id import RequestIdMiddleware
 from ktops_engine.server.service import Service
 from ktops_engine.server.tokens import tokens_router
+from ktops_engine.text import text
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is left to read it
 HTTP_ERROR_CODES = {404: "unknown_route", 405: "method_not_allowed"}
@@ -33,8 +35,8 @@ def create_app(handle: ModelHandle, config: ServerConfig) -> FastAPI:
     if config.api_key is not None and not config.api_key.strip():
         raise KtopsError(
             "empty-api-key",
-            "The API key is empty, which would let everybody in.",
-            "ktops serve --api-key $(openssl rand -hex 16), or leave --api-key out",
+            text("The API key is empty, which would let everybody in."),
+            text("ktops serve --api-key $(openssl rand -hex 16), or leave --api-key out"),
             exit_status=EXIT_USAGE,
         )
     service = Service(handle, config)
@@ -46,6 +48,7 @@ def create_app(handle: ModelHandle, config: ServerConfig) -> FastAPI:
         app.include_router(router(service))  # clients whose base URL lacks /v1
     app.include_router(tokens_router(service))
     app.include_router(health_router(service))
+    app.include_router(metrics_router(service.metrics))
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGoneError, _on_client_gone)

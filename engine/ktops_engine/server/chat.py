@@ -73,6 +73,6 @@ async def _start(service: Service, body: ChatRequest) -> tuple[Generation, ChatA
         for index in range(body.n or 1)
     ]
     jobs = [Job(prompt, for_choice(params, choice.index)) for choice in choices]
-    generation = Generation.start(service.handle, jobs)
+    generation = Generation.start(service.handle, jobs, service.metrics)
     answer = ChatAnswer(body, config.model_id, tokenizer, generation, choices, len(prompt))
     return generation, answer

@@ -77,7 +77,7 @@ async def _start(service: Service, body: CompletionRequest) -> tuple[Generation,
         Choice(index, TextStream(tokenizer, stop=stops, min_tokens=job.params.min_tokens))
         for index, job in enumerate(jobs)
     ]
-    generation = Generation.start(service.handle, jobs)
+    generation = Generation.start(service.handle, jobs, service.metrics)
     answer = CompletionAnswer(
         body, config.model_id, tokenizer, generation, choices, [len(ids) for ids in prompt_ids]
     )

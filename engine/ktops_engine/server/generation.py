@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ktops_engine.errors import KtopsError
 from ktops_engine.server.errors import ApiError, engine_dead, engine_failed, from_engine
 from ktops_engine.server.handle import Engine, ModelHandle
+from ktops_engine.server.metrics import Metrics, RequestWatch
 from ktops_engine.types import FinishReason, SamplingParams, StepOutput
 
 LIVENESS_S = 2.0  # how soon a client learns of an engine that died without a word
@@ -30,9 +31,11 @@ class Generation:
     `close` must be called, however the call ends: it aborts what still runs.
     """
 
-    def __init__(self, handle: ModelHandle, engine: Engine) -> None:
+    def __init__(self, handle: ModelHandle, engine: Engine, metrics: Metrics) -> None:
         self._handle = handle
         self._engine = engine
+        self._metrics = metrics
+        self._watches: list[RequestWatch] = []
         self._loop = asyncio.get_running_loop()
         self._request_ids: list[str] = []
         self._open: set[int] = set()
@@ -41,9 +44,9 @@ class Generation:
         self._news = asyncio.Event()
 
     @classmethod
-    def start(cls, handle: ModelHandle, jobs: Sequence[Job]) -> Generation:
+    def start(cls, handle: ModelHandle, jobs: Sequence[Job], metrics: Metrics) -> Generation:
         """Submit all jobs or, when one is refused, none. Raises ApiError."""
-        generation = cls(handle, handle.engine())
+        generation = cls(handle, handle.engine(), metrics)
         try:
             for job in jobs:
                 generation._submit(job)
@@ -57,18 +60,22 @@ class Generation:
 
     def _submit(self, job: Job) -> None:
         index = len(self._request_ids)
+        clock = self._metrics.clock
+        watch = self._metrics.watch(len(job.prompt_token_ids))
 
         def on_output(output: StepOutput) -> None:  # on the engine's thread
             # RuntimeError: the loop is closed, nobody listens any more.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._receive, index, output)
+                self._loop.call_soon_threadsafe(self._receive, index, output, clock())
 
         request_id = self._engine.submit(job.prompt_token_ids, job.params, on_output)
         self._request_ids.append(request_id)
+        self._watches.append(watch)
         self._open.add(index)
 
-    def _receive(self, index: int, output: StepOutput) -> None:
+    def _receive(self, index: int, output: StepOutput, at: float) -> None:
         if index in self._open:
+            self._watches[index].output(output, at)
             self._outputs.append((index, output))
             self._news.set()
 
@@ -110,8 +117,12 @@ class Generation:
 
     def finish(self, index: int) -> None:
         """End one job early: its text is complete."""
+        self._end(index, FinishReason.STOP)
+
+    def _end(self, index: int, reason: FinishReason) -> None:
         if index in self._open:
             self._open.discard(index)
+            self._watches[index].end(reason)
             self._engine.abort(self._request_ids[index])
 
     def fail(self, error: ApiError) -> None:
@@ -122,5 +133,5 @@ class Generation:
     def close(self) -> None:
         """Abort the jobs that still run. Idempotent."""
         for index in tuple(self._open):
-            self.finish(index)
+            self._end(index, FinishReason.ABORT)
         self._handle.remove_call(self)

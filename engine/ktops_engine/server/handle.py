@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.server.errors import RETRY_LOADING_S, ApiError, draining, engine_dead, unavailable
+from ktops_engine.stats import EngineStats
+from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer
 from ktops_engine.types import SamplingParams, StepOutput
 
@@ -26,6 +28,7 @@ class Engine(Protocol):
     def is_alive(self) -> bool: ...
     @property
     def dead_reason(self) -> str | None: ...
+    def stats(self) -> EngineStats: ...
     def submit(
         self,
         prompt_token_ids: list[int],
@@ -69,6 +72,12 @@ class ModelHandle:
         with self._lock:
             self._engine = engine
 
+    @property
+    def loaded_engine(self) -> Engine | None:
+        """The engine, whatever its state; None while it is loading."""
+        with self._lock:
+            return self._engine
+
     def engine(self) -> Engine:
         """The engine, if a new request may use it now. Raises ApiError 503 or 500."""
         with self._lock:
@@ -88,7 +97,9 @@ class ModelHandle:
     def check_stop(self) -> None:
         """Raises KtopsError "interrupted" once the server is told to stop: ends a long load."""
         if self.state == "draining":
-            raise KtopsError("interrupted", "Stopped while the model was loading.", "ktops serve")
+            raise KtopsError(
+                "interrupted", text("Stopped while the model was loading."), "ktops serve"
+            )
 
     def request_stop(self) -> None:
         """What a first signal does: no new requests, and the server ends when those in flight have.

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import text
 
 BACKLOG = 1024
 
@@ -34,7 +35,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise KtopsError(
             "invalid-port",
-            f"{port} is not a port number (0 to 65535).",
+            text("{port} is not a port number (0 to 65535).", port=port),
             "ktops serve --port 10002",
             exit_status=EXIT_USAGE,
         )
@@ -43,7 +44,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise KtopsError(
             "address-unavailable",
-            f"Cannot listen on {host!r}: {error}.",
+            text("Cannot listen on {host!r}: {error}.", host=host, error=error),
             f"ktops serve --host 127.0.0.1 --port {port}",
         ) from error
     family, kind, protocol, _, address = infos[0]
@@ -71,17 +72,31 @@ def _explain(error: OSError, host: str, port: int) -> KtopsError:
         other = port + 1 if port < 65535 else port - 1
         return KtopsError(
             "port-in-use",
-            f"Port {port} on {host} is already in use by another process.",
-            f"ktops serve --port {other}   (what holds it: ss -ltnp 'sport = :{port}')",
+            text(
+                "Port {port} on {host} is already in use by another process.", port=port, host=host
+            ),
+            text(
+                "ktops serve --port {other}   (what holds it: ss -ltnp 'sport = :{port}')",
+                other=other,
+                port=port,
+            ),
         )
     if error.errno == errno.EACCES:
         return KtopsError(
             "port-not-permitted",
-            f"This user may not listen on port {port}: ports below 1024 belong to root.",
+            text(
+                "This user may not listen on port {port}: ports below 1024 belong to root.",
+                port=port,
+            ),
             "ktops serve --port 10002",
         )
     return KtopsError(
         "address-unavailable",
-        f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+        text(
+            "Cannot listen on {host}:{port}: {reason}.",
+            host=host,
+            port=port,
+            reason=error.strerror or error,
+        ),
         f"ktops serve --host 127.0.0.1 --port {port}",
     )

@@ -14,6 +14,7 @@ from ktops_engine.server.config import ServerConfig
 from ktops_engine.server.errors import ApiError, bad_request
 from ktops_engine.server.handle import Engine, ModelHandle
 from ktops_engine.server.messages import normalise_messages
+from ktops_engine.server.metrics import Metrics
 
 MAX_LOGGED_FIELDS = 100
 
@@ -26,6 +27,7 @@ class Service:
     def __init__(self, handle: ModelHandle, config: ServerConfig) -> None:
         self.handle = handle
         self.config = config
+        self.metrics = Metrics(handle, config)
         self.created = int(time.time())
         self._template: tuple[Engine, ChatTemplate] | None = None
         self._unknown_fields: set[str] = set()
