@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from enum import StrEnum
 from typing import Annotated
@@ -10,9 +9,11 @@ from typing import Annotated
 import typer
 
 from ktops.commandline import output_of
+from ktops_engine.text import text
 
 EXAMPLES = (
     ("ktops build", "build, or say that nothing changed"),
+    ("ktops build --info", "what was built, what would be now"),
     ("ktops build --numa on --force", "build again, for several NUMA nodes"),
     ("USE_NUMA=1 ktops build", "the same decision by the environment"),
     ("ktops build -q", "the path of the library"),
@@ -33,43 +34,38 @@ def build(
         Numa, typer.Option(help="Spread weights over NUMA nodes; auto: USE_NUMA, else detected.")
     ] = Numa.AUTO,
     force: Annotated[bool, typer.Option("--force", help="Build even when current.")] = False,
+    info: Annotated[
+        bool, typer.Option("--info", help="Say what was built and what differs now; build nothing.")
+    ] = False,
 ) -> None:
     """Build the native kernels: once a machine, again when sources or compiler change.
 
-    `ktops serve` and `ktops chat` do this on their own when it is needed.
+    The doctor's checks of the toolchain come first. `ktops serve` and `ktops chat` build on their
+    own when it is needed.
     """
+    from ktops.launch.checklist import check_documents, show_checks
+    from ktops.launch.stages import refuse_unbuildable, toolchain_checks
+    from ktops.report.build import build_document, build_lines, print_info
+    from ktops.settings import load_settings
     from ktops_engine.native.build import build_native
 
     output = output_of(ctx)
+    if info:
+        print_info(output)
+        return
+    checked = toolchain_checks(load_settings())
+    show_checks(output, checked)
+    refuse_unbuildable(checked)
     started = time.monotonic()
-    info = build_native(numa=numa.value, force=force, on_line=output.note)
+    built = build_native(numa=numa.value, force=force, on_line=output.note)
     seconds = time.monotonic() - started
-    reason = _numa_reason(numa, info.numa, os.environ.get("USE_NUMA", ""))
+    took = text("this run took {seconds} s", seconds=f"{seconds:.1f}")
     output.result(
         {
-            "path": str(info.path),
-            "numa": info.numa,
-            "numa_reason": reason,
-            "compiler": info.compiler,
-            "built_at": info.built_at,
-            "sources_hash": info.sources_hash,
-            "log": str(info.log),
+            **build_document(built),
             "seconds": round(seconds, 3),
+            "checks": check_documents(checked),
         },
-        human=[
-            f"library   {info.path}",
-            f"compiler  {info.compiler}",
-            f"NUMA      {'on' if info.numa else 'off'}: {reason}",
-            f"built     {info.built_at}, this run took {seconds:.1f} s",
-        ],
-        quiet=[str(info.path)],
+        human=[*build_lines(built, output), output.say(took)],
+        quiet=[str(built.path)],
     )
-
-
-def _numa_reason(asked: Numa, decided: bool, use_numa: str) -> str:
-    """Why the library is built for several NUMA nodes, or is not."""
-    if asked is not Numa.AUTO:
-        return f"asked for by --numa {asked}"
-    if use_numa:
-        return f"asked for by USE_NUMA={use_numa}"
-    return "this machine has several nodes" if decided else "this machine has one node"

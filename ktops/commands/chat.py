@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
-from ktops.chat_client import ChatClient
+from ktops.chat.client import ChatClient
+from ktops.chat.conversation import Conversation, Sampling, answer_once, converse
 from ktops.commandline import output_of
-from ktops.conversation import Conversation, Sampling, answer_once, converse
-from ktops.options import CpuInfer, CtxSize, GgufPath, ModelPath
+from ktops.launch.stages import Order
+from ktops.options import CpuInfer, CtxSize, Force, GgufPath, ModelPath, Yes
 from ktops.output import Mode, Output
 from ktops.settings import Settings, load_settings
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import text
 
-if TYPE_CHECKING:
-    from ktops.hub.choose import ModelChoice
-
+COMMAND = ("ktops", "chat")
 LOOPBACK = "127.0.0.1"
 GRACE_S = 0.0  # whoever leaves the conversation waits for no answer
 
@@ -64,6 +64,8 @@ def chat(
     api_key: Annotated[
         str | None, typer.Option(help="Key that the server asks for.", show_default=False)
     ] = None,
+    yes: Yes = False,
+    force: Force = False,
 ) -> None:
     """Talk to a model in this terminal: reasoning dimmed, then the answer.
 
@@ -73,12 +75,13 @@ def chat(
     settings = load_settings(
         max_new_tokens=max_new_tokens, cpu_infer=cpu_infer, ctx_size=ctx_size, api_key=api_key
     )
+    order = Order(COMMAND, model, gguf_path, model_path, assume_yes=yes, force=force)
     question = _question(prompt, output)
     sampling = Sampling(temperature, settings.max_new_tokens)
     # What is printed while the engine starts is for a person in front of a conversation only.
-    quiet = output if question is None else Output(Mode.QUIET, output.no_color)
+    quiet = output if question is None else replace(output, mode=Mode.QUIET)
     with (
-        _server(url, quiet, settings, model, gguf_path, model_path) as (address, name),
+        _server(url, quiet, settings, order) as (address, name),
         ChatClient(address, settings.api_key) as client,
     ):
         conversation = Conversation(client, name or client.model_id(), sampling)
@@ -92,57 +95,50 @@ def _question(prompt: str | None, output: Output) -> str | None:
     """The one question to answer; None: a person sits at the terminal and asks many."""
     if prompt is None and sys.stdin.isatty() and output.mode is Mode.HUMAN:
         return None
-    text = prompt
-    if text is None:
-        text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    if not text.strip():
+    words = prompt
+    if words is None:
+        words = sys.stdin.buffer.read().decode("utf-8", "replace")
+    if not words.strip():
         raise KtopsError(
             "empty-prompt",
-            "there is nothing to ask: the question is empty",
+            text("there is nothing to ask: the question is empty"),
             'ktops chat -p "Who are you?"',
             exit_status=EXIT_USAGE,
         )
-    return text.strip()
+    return words.strip()
 
 
 @contextmanager
 def _server(
-    url: str | None,
-    output: Output,
-    settings: Settings,
-    model: str | None,
-    gguf_path: Path | None,
-    model_path: Path | None,
+    url: str | None, output: Output, settings: Settings, order: Order
 ) -> Iterator[tuple[str, str | None]]:
     """The URL of the server to talk to, and the model's name there (None: the first it lists)."""
     if url is not None:
-        if gguf_path or model_path:
+        if order.gguf_path or order.model_path:
             raise KtopsError(
                 "usage",
-                "--url names a server that has its model; --gguf-path and --model-path do not go "
-                "with it",
+                text(
+                    "--url names a server that has its model; --gguf-path and --model-path do not "
+                    "go with it"
+                ),
                 f"ktops chat --url {url}",
                 exit_status=EXIT_USAGE,
             )
-        yield url, model
+        yield url, order.model
         return
-    from ktops.hub.choose import choose_model
-
-    choice = choose_model(model, settings, gguf_path=gguf_path, model_path=model_path)
-    output.stage("model", f"{choice.name or choice.gguf_path} ({choice.reason})")
-    with _own_server(output, settings, choice) as address:
+    with _own_server(output, settings, order) as address:
         yield address, None
 
 
 @contextmanager
-def _own_server(output: Output, settings: Settings, choice: ModelChoice) -> Iterator[str]:
+def _own_server(output: Output, settings: Settings, order: Order) -> Iterator[str]:
     """Load a model, serve it on a free loopback port, and yield the URL. Leaving stops it all."""
-    from ktops.background_server import BackgroundServer
-    from ktops.progress import LoadView
-    from ktops.serving import load_engine, prepare
+    from ktops.launch.background_server import BackgroundServer
+    from ktops.launch.progress import LoadView
+    from ktops.launch.serving import load_engine, prepare
     from ktops_engine.server import ModelHandle, create_app, open_listener
 
-    prepared = prepare(output, settings, choice)
+    prepared = prepare(output, settings, order)
     handle = ModelHandle()
     with open_listener(LOOPBACK, 0) as listener:
         port = listener.getsockname()[1]

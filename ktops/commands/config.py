@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from ktops.commandline import CommandSpec, output_of
-from ktops.commands.env import MASK
 from ktops.config_file import write_setting
+from ktops.masking import MASK
 from ktops.output import Output
 from ktops.settings import (
     CONFIG_FILE,
@@ -25,6 +25,7 @@ from ktops.settings import (
     user_config_file,
 )
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import Text, text
 
 COMMANDS = tuple(
     CommandSpec(name, "Commands", summary, f"ktops.commands.config:{function}")
@@ -92,7 +93,7 @@ def show(
     output = output_of(ctx)
     rows = [(name, _text(_shown(settings, name)), settings.origins[name]) for name in SETTING_NAMES]
     width = 3 if origin else 2
-    header = ("Setting", "Value", "Origin")[:width]
+    header = (text("Setting"), text("Value"), text("Origin"))[:width]
     output.result(
         {
             "settings": {
@@ -114,7 +115,9 @@ def get(ctx: typer.Context, key: Key) -> None:
     settings = load_settings()
     value = _plain(getattr(settings, name))
     if value is None:
-        raise KtopsError("not-set", f"{name} has no value", f"ktops config set {name} VALUE")
+        raise KtopsError(
+            "not-set", text("{name} has no value", name=name), f"ktops config set {name} VALUE"
+        )
     lines = [str(value)]
     output_of(ctx).result(
         {"key": name, "value": value, "origin": settings.origins[name]}, human=lines, quiet=lines
@@ -139,7 +142,8 @@ def set_value(
     file = user_config_file()
     changed = write_setting(file, name, parsed, secret=name in SECRETS)
     shown = MASK if name in SECRETS else _plain(parsed)
-    _report(output_of(ctx), name, shown, file, changed, f"{name} = {shown} in {file}")
+    said = text("{name} = {value} in {file}", name=name, value=shown, file=file)
+    _report(output_of(ctx), name, shown, file, changed, said)
 
 
 def unset(ctx: typer.Context, key: Key) -> None:
@@ -150,8 +154,10 @@ def unset(ctx: typer.Context, key: Key) -> None:
     file = user_config_file()
     name = key if key in read_config_text(file)[1] else setting_name(key)
     changed = write_setting(file, name, None)
-    done = "removed from" if changed else "is not set in"
-    _report(output_of(ctx), name, None, file, changed, f"{name} {done} {file}")
+    said = text("{name} is not set in {file}", name=name, file=file)
+    if changed:
+        said = text("{name} removed from {file}", name=name, file=file)
+    _report(output_of(ctx), name, None, file, changed, said)
 
 
 def path(ctx: typer.Context) -> None:
@@ -170,7 +176,7 @@ def path(ctx: typer.Context) -> None:
 
 
 def _report(
-    output: Output, name: str, shown: object, file: Path, changed: bool, sentence: str
+    output: Output, name: str, shown: object, file: Path, changed: bool, sentence: Text
 ) -> None:
     """Say what was written; warn when something stronger hides it, or the rest is wrong."""
     document = {"key": name, "value": shown, "path": str(file), "changed": changed}
@@ -181,9 +187,14 @@ def _report(
         output.warn(error.message, error.hint)
         return
     if origin in os.environ:
-        output.warn(f"{origin} also sets {name}, and wins in this shell", f"unset {origin}")
+        output.warn(
+            text("{origin} also sets {name}, and wins in this shell", origin=origin, name=name),
+            f"unset {origin}",
+        )
     elif origin == str(Path.cwd() / CONFIG_FILE):
-        output.warn(f"{origin} also sets {name}, and wins in this folder")
+        output.warn(
+            text("{origin} also sets {name}, and wins in this folder", origin=origin, name=name)
+        )
 
 
 def _shown(settings: Settings, name: str) -> str | int | None:

@@ -1,24 +1,28 @@
-"""`ktops env`: what is installed and what the machine is, to paste into a report."""
+"""`ktops env`: what is installed and what the machine is, to paste into a report.
+
+It is English in every language: whoever reads an issue must understand it.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
-import shutil
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ktops.commandline import output_of
 from ktops.commands.version import ktops_version
-from ktops.settings import ORIGIN_DEFAULT, Settings, load_settings
-from ktops.units import format_bytes
+from ktops.masking import MASK, mask_text, masked
+from ktops.report.machine import cpu_facts, gpu_facts, memory_facts, numa_facts, tool_facts
+from ktops.report.text import report_lines
+from ktops.settings import SECRETS, SETTING_NAMES, Settings, load_settings
 from ktops_engine.errors import KtopsError
+
+if TYPE_CHECKING:
+    from ktops_doctor import Host
 
 EXAMPLES = (
     ("ktops env", "a block of text for an issue"),
@@ -30,155 +34,121 @@ PACKAGES = (
     "triton",
     "flash-attn",
     "transformers",
+    "numpy",
     "gguf",
     "tokenizers",
+    "huggingface-hub",
+    "modelscope-hub",
     "fastapi",
     "uvicorn",
+    "pydantic",
+    "httpx",
     "typer",
+    "rich",
+    "psutil",
 )
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-NVIDIA_SMI_TIMEOUT_S = 10
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-MASK = "(set, not shown)"
-URL_USER = re.compile(r"//[^/@\s]+@")
-VARIABLES = ("KTOPS_", "CUDA_", "HF_", "MODELSCOPE_", "OMP_", "USE_NUMA")
+VARIABLE_PREFIXES = (
+    "KTOPS_", "CUDA_", "NVIDIA_", "HF_", "MODELSCOPE_", "OMP_", "GOMP_", "MKL_", "PYTORCH_",
+    "TORCH_", "XDG_", "LC_",
+)  # fmt: skip
+VARIABLES = frozenset({
+    "USE_NUMA", "LD_LIBRARY_PATH", "LD_PRELOAD", "CONDA_PREFIX", "VIRTUAL_ENV", "PYTHONPATH",
+    "PYTHONHOME", "CC", "CXX", "LANG", "TERM", "CI", "NO_COLOR",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+})  # fmt: skip
 
 
 def env(ctx: typer.Context) -> None:
     """Describe this installation and this machine. Keys and tokens are never shown."""
-    facts: dict[str, object] = {
-        "ktops": ktops_version(),
-        "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "os": _os_name(),
-        "kernel": platform.release(),
-        **_machine(),
-        "gpu": _gpus(),
-        "native": _native(),
-        "packages": {name: _package(name) for name in PACKAGES},
-        "settings": _settings(),
-        "environment": _environment(os.environ),
-    }
-    output_of(ctx).result(facts, human=_lines(facts), quiet=_lines(facts))
+    from ktops_doctor import LiveHost
+
+    report = describe(LiveHost(), os.environ)
+    lines = report_lines(report)
+    output_of(ctx).result(report, human=lines, quiet=lines)
 
 
-def _lines(facts: Mapping[str, object]) -> list[str]:
-    """The facts as two columns; a nested fact takes a line for each of its parts."""
-    width = max(map(len, facts)) + 2
-    lines = []
-    for name, value in facts.items():
-        items = _items(value) or ["none"]
-        lines += [f"{name if i == 0 else '':<{width}}{item}" for i, item in enumerate(items)]
-    return lines
-
-
-def _items(value: object) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"{key} {_plain(part)}" for key, part in value.items() if part is not None]
-    if isinstance(value, list):
-        return [str(part) for part in value]
-    return [str(value)]
-
-
-def _plain(part: object) -> str:
-    return f"= {part['value']}  ({part['origin']})" if isinstance(part, Mapping) else str(part)
-
-
-def _os_name() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return platform.system()
-
-
-def _machine() -> dict[str, object]:
-    from ktops_engine.machine import detect_machine
-
-    machine = detect_machine()
-    total, available = machine.total_ram_bytes, machine.available_ram_bytes
+def describe(host: Host, environ: Mapping[str, str]) -> dict[str, object]:
+    """Everything the report says. Never raises for what is missing or broken."""
     return {
-        "cpu": f"{_cpu_model()}, {len(machine.cpus)} physical cores usable",
-        "ram": f"{format_bytes(total)}, {format_bytes(available)} available",
+        "ktops": ktops_version(),
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "executable": host.python().executable,
+        },
+        "os": {
+            "name": _os_name(host),
+            "kernel": host.platform().kernel,
+            "architecture": host.platform().machine,
+            "libc": host.platform().libc or None,
+        },
+        "cpu": cpu_facts(host),
+        "numa_nodes": numa_facts(host),
+        "memory": memory_facts(host),
+        "gpu": gpu_facts(host),
+        "tools": tool_facts(host),
+        "packages": {name: host.package_version(name) for name in PACKAGES},
+        "native": native_facts(host),
+        "settings": _settings(),
+        "environment": shown_variables(environ),
     }
 
 
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.machine()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
+def native_facts(host: Host) -> dict[str, object]:
+    """The native library, as a child process finds and loads it: what breaks, breaks there."""
+    found = host.probe("native")
+    facts = found.facts
+    problem = next(
+        (facts[name] for name in ("import_error", "find_error", "load_error") if name in facts),
+        found.error or None,
+    )
+    if "damaged" in facts:
+        problem = f"{facts['damaged']} is damaged"
+    state = "built" if facts.get("isa") else "broken" if problem else "missing"
+    return {
+        "state": state,
+        "problem": problem,
+        **{
+            name: facts.get(name)
+            for name in ("path", "compiler", "numa", "built_at", "isa", "isa_available")
+        },
+    }
 
 
-def _gpus() -> list[str]:
-    """One line a GPU as nvidia-smi names it; none without nvidia-smi, or why it did not answer."""
-    if shutil.which(NVIDIA_SMI[0]) is None:
-        return []
-    try:
-        done = subprocess.run(
-            NVIDIA_SMI, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [f"nvidia-smi failed: {error}"]
-    if done.returncode:
-        return [f"nvidia-smi failed: {(done.stdout + done.stderr).strip()}"]
-    return done.stdout.strip().splitlines()
+def shown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that change what ktops does, secrets masked."""
+    return {
+        name: masked(name, value)
+        for name, value in sorted(environ.items())
+        if name.startswith(VARIABLE_PREFIXES) or name.upper() in VARIABLES
+    }
 
 
-def _native() -> str:
-    """The native library in one line. A broken one is reported, not raised: this is a report."""
-    from ktops_engine.native.build import find_current
-
-    try:
-        info = find_current()
-    except (KtopsError, OSError) as error:
-        return f"broken: {error}"
-    if info is None:
-        return "not built, or stale: ktops build"
-    return f"{info.path}, {info.compiler}, NUMA {'on' if info.numa else 'off'}"
-
-
-def _package(name: str) -> str | None:
-    """The version in the package's metadata: reading it imports nothing."""
-    try:
-        return installed_version(name)
-    except PackageNotFoundError:
-        return None
+def _os_name(host: Host) -> str:
+    for line in (host.read_text("/etc/os-release") or "").splitlines():
+        name, _, value = line.partition("=")
+        if name == "PRETTY_NAME":
+            return value.strip().strip("\"'")
+    return host.platform().system
 
 
 def _settings() -> dict[str, object]:
-    """The settings that are not defaults, each with its value and where it came from."""
+    """Every setting with its origin; in their place, why they cannot be read."""
     try:
         settings = load_settings()
     except KtopsError as error:
-        return {"broken:": error.message}
-    return {
-        name: {"value": _shown(settings, name), "origin": origin}
-        for name, origin in settings.origins.items()
-        if origin != ORIGIN_DEFAULT
+        return {"problem": mask_text(str(error.message)), "values": {}}
+    values = {
+        name: {"value": _shown(settings, name), "origin": settings.origins[name]}
+        for name in SETTING_NAMES
     }
+    return {"problem": None, "values": values}
 
 
-def _shown(settings: Settings, name: str) -> object:
+def _shown(settings: Settings, name: str) -> str | int | None:
     value = getattr(settings, name)
-    if name == "api_key":
+    if value is None or isinstance(value, int):
+        return value
+    if name in SECRETS:
         return MASK
-    return str(value) if isinstance(value, Path) else value
-
-
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that change what ktops does, secrets masked."""
-    return {
-        name: _masked(name, value)
-        for name, value in sorted(environ.items())
-        if name.startswith(VARIABLES)
-    }
-
-
-def _masked(name: str, value: str) -> str:
-    if any(word in name for word in SECRET_WORDS):
-        return MASK
-    return URL_USER.sub("//***@", value)
+    return str(value) if isinstance(value, Path) else masked(name, str(value))

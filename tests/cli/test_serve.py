@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ktops.commands import serve as serve_command
-from ktops.serving import curl_line, is_loopback, sampling_defaults
+from ktops.launch.serving import curl_line, is_loopback, sampling_defaults
 from ktops_engine.demo import demo_path
 from ktops_engine.errors import KtopsError
 
@@ -23,8 +23,8 @@ def started(ktops, monkeypatch):
         monkeypatch.setattr(serve_command, "_run", lambda *given: seen.append(given))
         ran = ktops("serve", *args)
         assert ran.status == 0, ran.stderr
-        _, settings, choice, name = seen[0]
-        return ran, settings, choice, name
+        _, settings, order, name = seen[0]
+        return ran, settings, order, name
 
     return call
 
@@ -52,24 +52,24 @@ def test_every_flag_has_its_underscore_spelling(started, flag, separator):
 def test_paths_and_the_served_name_have_their_underscore_spelling(started, separator):
     flags = [flag.replace("-", separator) for flag in ("gguf-path", "model-path")]
     name_flag = "served-model-name".replace("-", separator)
-    _, _, choice, name = started(
+    _, _, order, name = started(
         f"--{flags[0]}", str(demo_path()), f"--{flags[1]}={demo_path()}", f"--{name_flag}", "mine"
     )
-    assert (choice.gguf_path, choice.model_path, name) == (demo_path(), demo_path(), "mine")
+    assert (order.gguf_path, order.model_path, name) == (demo_path(), demo_path(), "mine")
 
 
 def test_the_original_command_line_is_understood(started):
-    _, settings, choice, _ = started(
+    _, settings, order, _ = started(
         "--model_path", str(demo_path()), "--gguf_path", str(demo_path()),
         "--cpu_infer", "65", "--max_new_tokens", "1000", "--port", "10002",
     )  # fmt: skip
     assert (settings.cpu_infer, settings.max_new_tokens, settings.port) == (65, 1000, 10002)
-    assert choice.reason == "given by --gguf-path"
+    assert order.gguf_path == demo_path()
 
 
-def test_without_a_model_it_says_which_one_and_why(started):
-    ran, _, choice, _ = started()
-    assert choice.name == "demo"
+def test_without_a_model_it_says_which_one_and_why(ktops, native_build):
+    ran = ktops("serve", "--port", "0", "--dry-run")
+    assert ran.status == 0
     assert "  model   demo (the embedded model, because nothing is downloaded yet)" in ran.stderr
     assert ran.stdout == ""
 
@@ -95,14 +95,15 @@ def test_a_key_or_loopback_needs_no_warning_and_a_key_is_never_shown(started, ar
 
 
 def test_a_model_that_is_not_downloaded_names_the_command(ktops, tmp_path):
-    ran = ktops("serve", "r1-q4km")
+    ran = ktops("serve", "r1-q4km", "--port", "0")
     assert ran.status == 1
     assert "r1-q4km is not downloaded" in ran.stderr
-    assert "  Fix: ktops download r1-q4km\n" in ran.stderr
+    assert "  Fix: ktops serve r1-q4km --yes   (fetches it first)\n" in ran.stderr
+    assert "       ktops download r1-q4km\n" in ran.stderr
 
 
 def test_a_missing_path_is_refused(ktops):
-    ran = ktops("serve", "--gguf-path", "nowhere.gguf")
+    ran = ktops("serve", "--port", "0", "--gguf-path", "nowhere.gguf")
     assert ran.status == 1
     assert "--gguf-path nowhere.gguf does not exist" in ran.stderr
 

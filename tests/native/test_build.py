@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.native import build, cache, sources, toolchain
 from ktops_engine.native.build import build_native, find_current
+from ktops_engine.native.flags import compiled_flags
 
 
 def fake_program(folder: Path, name: str, script: str) -> Path:
@@ -145,26 +150,145 @@ def test_a_failing_build_shows_the_end_of_the_log_and_leaves_nothing(
     assert find_current() is None
 
 
-@pytest.mark.parametrize(
-    ("line", "words", "command"),
-    [
-        ("error writing to /tmp/cc.s: No space left on device", "disk is full", "df -h"),
-        ("g++: fatal error: Killed signal terminated program cc1plus", "out of memory", "free"),
-        ("x.h:3: fatal error: stdio.h: No such file or directory", "incomplete", "libc6-dev"),
-        ("g++: error: unrecognized command-line option '-mavx512vnni'", "option", "--version"),
-    ],
-)
+CAUSES = [
+    ("error writing to /tmp/cc.s: No space left on device", "disk is full", "df -h"),
+    ("cc1plus: out of memory allocating 65536 bytes", "out of memory", "PARALLEL_LEVEL=1"),
+    ("g++: fatal error: Killed signal terminated program cc1plus", "of memory", "PARALLEL_LEVEL=1"),
+    ("x.h:3: fatal error: stdio.h: No such file or directory", "incomplete", "libc6-dev"),
+    ("/usr/bin/ld: cannot find -lstdc++: No such file or directory", "incomplete", "libc6-dev"),
+    ("g++: error: unrecognized command-line option '-mavx512vnni'", "option", "--version"),
+    ("g++: error: unrecognized command line option '-std=c++20'", "too old", "--version"),
+    ("/tmp/cc.s:7: Error: no such instruction: `tdpbf16ps %tmm1'", "AMX", "binutils"),
+    ("/tmp/cc.s:9: Error: bad register name `%zmm17'", "AVX-512", "binutils"),
+    ("CMake 3.22 or higher is required.  You are running 3.10", "CMake is too old", "cmake ninja"),
+    ("ninja: error: manifest 'build.ninja' still dirty after 100 tries", "clock", "date"),
+    ("a.cpp:4: internal compiler error: in foo", "crashed", "reinstall g++"),
+    ("/cache/x.o: Permission denied", "may not be written", "ls -ld"),
+    ("the end of it", "end of the log tells why", "ktops build --force"),
+]
+
+
+@pytest.mark.parametrize(("line", "words", "command"), CAUSES)
 def test_the_probable_cause_of_a_failure_is_named(
     tiny_sources: Path, tmp_path: Path, monkeypatch, line, words, command
 ) -> None:
-    folder = tmp_path / "bin"
-    cmake = fake_program(folder, "cmake", f'echo "{line}"; exit 1')
+    failure = failing_build(tmp_path, monkeypatch, f"cat <<'END'\n{line}\nEND\nexit 1")
+    assert failure.code == "build-failed"
+    assert words in failure.message
+    assert command in failure.hint
+    assert line in failure.message
+
+
+def test_a_build_that_the_kernel_kills_ran_out_of_memory(
+    tiny_sources: Path, tmp_path: Path, monkeypatch
+) -> None:
+    failure = failing_build(tmp_path, monkeypatch, "kill -9 $$")
+    assert "out of memory" in failure.message
+    assert failure.hint == "CMAKE_BUILD_PARALLEL_LEVEL=1 ktops build"
+
+
+def failing_build(tmp_path: Path, monkeypatch, script: str) -> KtopsError:
+    cmake = fake_program(tmp_path / "bin", "cmake", script)
     chosen = toolchain.Toolchain(cmake, cmake, toolchain.Compiler(cmake, "g++ 12"))
     monkeypatch.setattr(build, "find_toolchain", lambda: chosen)
+    with pytest.raises(KtopsError) as caught:
+        build_native()
+    return caught.value
+
+
+def test_an_interrupted_build_ends_the_compiler_and_leaves_nothing(
+    tiny_sources: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def interrupt(line: str) -> None:
+        compiler.append(int(line))
+        raise KeyboardInterrupt
+
+    compiler: list[int] = []
+    cmake = fake_program(tmp_path / "bin", "cmake", "sleep 1000 & echo $!; wait")
+    chosen = toolchain.Toolchain(cmake, cmake, toolchain.Compiler(cmake, "g++ 12"))
+    real = build.find_toolchain
+    monkeypatch.setattr(build, "find_toolchain", lambda: chosen)
+    with pytest.raises(KeyboardInterrupt):
+        build_native(on_line=interrupt)
+    monkeypatch.setattr(build, "find_toolchain", real)
+    deadline = time.monotonic() + 60
+    while is_running(compiler[0]):
+        assert time.monotonic() < deadline, "the compiler still runs"
+        time.sleep(0.01)
+    assert {path.name for path in (tmp_path / "cache/native").iterdir()} == {"lock"}
+    assert build_native().path.is_file()
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process does anything: a dead one may still wait to be buried."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(
+    tiny_sources: Path, tmp_path: Path
+) -> None:
+    leftover = tmp_path / "cache/native" / f"{cache.SCRATCH}abc"
+    leftover.mkdir(parents=True)
+    (leftover / "half.o").write_bytes(b"x")
+    build_native()
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written")]
+)
+def test_a_disk_that_takes_no_scratch_folder_is_named(
+    tiny_sources: Path, monkeypatch, number, words
+) -> None:
+    def refuse(**given: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(build.tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(KtopsError, match=words) as caught:
         build_native()
-    assert caught.value.code == "build-failed"
-    assert command in caught.value.hint
+    assert caught.value.code == "cache-not-writable"
+
+
+def test_a_build_records_what_it_detected(tiny_sources: Path, monkeypatch) -> None:
+    monkeypatch.setenv("USE_NUMA", "1")
+    built = build_native()
+    assert (built.numa, built.numa_origin) == (True, "USE_NUMA=1")
+    assert built.num_nodes >= 1
+    assert "-fPIC" in built.flags["all"]
+    assert cache.newest_build(built.path.parent.parent) == built
+
+
+def test_a_record_without_what_is_known_now_is_no_build(tiny_sources: Path) -> None:
+    built = build_native()
+    record = built.path.parent / cache.RECORD
+    record.write_text(json.dumps({**json.loads(record.read_text()), "flags": None}))
+    assert find_current() is None
+
+
+def test_units_and_options_are_read_from_what_cmake_wrote(tmp_path: Path) -> None:
+    def entry(file: str, options: str) -> dict[str, str]:
+        return {"file": file, "command": f"g++ -I/include -O3 {options} -o x.o -c {file}"}
+
+    entries = [
+        entry("/src/pool.cpp", "-DKTOPS_NUMA"),
+        entry("/src/isa/scalar.cpp", ""),
+        entry("/src/isa/avx2.cpp", "-mavx2 -mfma"),
+    ]
+    (tmp_path / "compile_commands.json").write_text(json.dumps(entries))
+    assert compiled_flags(tmp_path) == (
+        ["scalar", "avx2"],
+        {"all": "-O3", "scalar": "", "avx2": "-mavx2 -mfma"},
+    )
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '[{"file": 1}]'])
+def test_a_record_of_cmake_that_is_none_tells_nothing(tmp_path: Path, content) -> None:
+    (tmp_path / "compile_commands.json").write_text(content)
+    isa, _ = compiled_flags(tmp_path)
+    assert isa == []
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny_sources: Path, tmp_path, monkeypatch) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import re
+import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.native import cache
 from ktops_engine.native.cache import BuildInfo
+from ktops_engine.native.causes import probable_cause
+from ktops_engine.native.flags import compiled_flags
 from ktops_engine.native.sources import find_sources, hash_sources
 from ktops_engine.native.structs import ABI_VERSION
 from ktops_engine.native.toolchain import (
@@ -22,16 +26,35 @@ from ktops_engine.native.toolchain import (
     Toolchain,
     find_compiler,
     find_toolchain,
+    memory_nodes,
+    numa_origin,
     wants_numa,
 )
+from ktops_engine.text import text
 
 __all__ = ["BuildInfo", "NumaChoice", "build_native", "find_current"]
 
 _SHOWN_LOG_LINES = 15
+_FAILURE_LOG = "last-failure.log"
 # Flags meant for other programs; ours are in CMakeLists.txt and must be all there is.
 _IGNORED_VARIABLES = ("CXX", "CXXFLAGS", "CPPFLAGS", "LDFLAGS")
 
 OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be built, from where, with what."""
+
+    sources: Path
+    sources_hash: str
+    toolchain: Toolchain
+    numa: bool
+    numa_origin: str
+
+    @property
+    def key(self) -> str:
+        return _key(self.sources_hash, self.toolchain.compiler, self.numa)
 
 
 def build_native(
@@ -41,18 +64,19 @@ def build_native(
 
     `numa`: spread memory over NUMA nodes; "auto" asks USE_NUMA (1 or 0), then the machine.
     `force` builds again. `on_line` gets each line that CMake and ninja print. Safe to run several
-    times at once: the others wait for the first.
+    times at once: the others wait for the first. Interrupted, it ends the compiler and leaves
+    nothing; killed, the next build removes what it left.
 
     Raises KtopsError: compiler-missing, compiler-too-old, cmake-missing, cache-not-writable,
     build-failed, sources-missing, bad-use-numa.
     """
     say = on_line or (lambda line: None)
     sources = find_sources()
-    sources_hash = hash_sources(sources)
     with_numa = wants_numa(numa, os.environ)
-    toolchain = find_toolchain()
+    origin = numa_origin(numa, os.environ)
+    order = _Order(sources, hash_sources(sources), find_toolchain(), with_numa, origin)
     root = cache.cache_folder(os.environ)
-    folder = root / _key(sources_hash, toolchain.compiler, with_numa)
+    folder = root / order.key
     if not force and (found := cache.read_build(folder)):
         cache.mark_used(folder)
         return found
@@ -60,24 +84,17 @@ def build_native(
         if not force and (found := cache.read_build(folder)):
             cache.mark_used(folder)
             return found
-        with _scratch_folder(root) as scratch:
-            log = _compile(toolchain, sources, Path(scratch), with_numa, say)
-            cache.store_build(
-                folder,
-                log.parent,
-                {
-                    "numa": with_numa,
-                    "compiler": toolchain.compiler.version,
-                    "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "sources_hash": sources_hash,
-                    "abi": ABI_VERSION,
-                },
-            )
+        try:
+            with _scratch_folder(root) as scratch:
+                _compile(order, Path(scratch), say)
+                cache.store_build(folder, Path(scratch), _record(order, Path(scratch)))
+        except OSError as error:
+            raise cache.not_writable(root, error) from error
     built = cache.read_build(folder)
     if built is None:
         raise KtopsError(
             "build-failed",
-            f"The library was built, but {folder} does not hold it any more.",
+            text("The library was built, but {folder} does not hold it any more.", folder=folder),
             "ktops build --force",
         )
     return built
@@ -111,31 +128,42 @@ def _key(sources_hash: str, compiler: Compiler, numa: bool) -> str:
 
 
 def _scratch_folder(root: Path) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="building-", dir=root, ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(prefix=cache.SCRATCH, dir=root, ignore_cleanup_errors=True)
 
 
-def _compile(
-    toolchain: Toolchain, sources: Path, scratch: Path, numa: bool, on_line: OnLine
-) -> Path:
-    """Leaves the library and its log in `scratch`; returns the log."""
+def _record(order: _Order, scratch: Path) -> dict[str, object]:
+    """What build.json says of a build that lies in `scratch`."""
+    isa, flags = compiled_flags(scratch)
+    return {
+        "numa": order.numa,
+        "numa_origin": order.numa_origin,
+        "num_nodes": len(memory_nodes()),
+        "isa": isa,
+        "flags": flags,
+        "compiler": order.toolchain.compiler.version,
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sources_hash": order.sources_hash,
+        "abi": ABI_VERSION,
+    }
+
+
+def _compile(order: _Order, scratch: Path, on_line: OnLine) -> None:
+    """Leaves the library and its log in `scratch`. Raises OSError when the log cannot be kept."""
+    cmake = str(order.toolchain.cmake)
     configure = [
-        str(toolchain.cmake),
-        *("-S", str(sources), "-B", str(scratch), "-G", "Ninja"),
-        f"-DCMAKE_MAKE_PROGRAM={toolchain.ninja}",
-        f"-DCMAKE_CXX_COMPILER={toolchain.compiler.path}",
-        f"-DKTOPS_NUMA={'ON' if numa else 'OFF'}",
+        cmake,
+        *("-S", str(order.sources), "-B", str(scratch), "-G", "Ninja"),
+        f"-DCMAKE_MAKE_PROGRAM={order.toolchain.ninja}",
+        f"-DCMAKE_CXX_COMPILER={order.toolchain.compiler.path}",
+        f"-DKTOPS_NUMA={'ON' if order.numa else 'OFF'}",
+        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
     ]
-    log = scratch / cache.LOG
     lines: list[str] = []
-    for command in (configure, [str(toolchain.cmake), "--build", str(scratch)]):
+    for command in (configure, [cmake, "--build", str(scratch)]):
         status = _run(command, lines, on_line)
         if status != 0:
             raise _build_error(lines, status, scratch.parent)
-    try:
-        log.write_text("\n".join(lines) + "\n")
-    except OSError as error:
-        raise _build_error([*lines, str(error)], 1, scratch.parent) from error
-    return log
+    (scratch / cache.LOG).write_text("\n".join(lines) + "\n")
 
 
 def _run(command: list[str], lines: list[str], on_line: OnLine) -> int:
@@ -149,11 +177,12 @@ def _run(command: list[str], lines: list[str], on_line: OnLine) -> int:
             text=True,
             errors="replace",
             env=env,
+            start_new_session=True,
         )
     except OSError as error:
         lines.append(f"{command[0]}: {error.strerror}")
         return 127
-    with process:
+    with process, _ended_on_error(process):
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip("\n"))
@@ -161,43 +190,35 @@ def _run(command: list[str], lines: list[str], on_line: OnLine) -> int:
     return process.returncode
 
 
-def _build_error(lines: list[str], status: int, root: Path) -> KtopsError:
-    text = "\n".join(lines)
-    cause, hint = _probable_cause(text, root)
-    log = root / "last-failure.log"
+@contextlib.contextmanager
+def _ended_on_error(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends `process` and all that it started when the body is left by an exception (Ctrl-C,
+    SIGTERM): in a session of its own, no signal of the terminal reaches it."""
     try:
-        log.write_text(text + "\n")
-        where = f"The whole log is in {log}."
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def _build_error(lines: list[str], status: int, root: Path) -> KtopsError:
+    log_text = "\n".join(lines)
+    cause, hint = probable_cause(log_text, status, root)
+    log = root / _FAILURE_LOG
+    try:
+        log.write_text(log_text + "\n")
+        where = text("The whole log is in {log}.", log=log)
     except OSError:
-        where = "The log could not be saved."
-    tail = "\n".join(lines[-_SHOWN_LOG_LINES:])
+        where = text("The log could not be saved.")
     return KtopsError(
         "build-failed",
-        f"Building the kernels failed (status {status}). {cause} {where}\n{tail}",
+        text(
+            "Building the kernels failed (status {status}). {cause} {where}\n{tail}",
+            status=status,
+            cause=cause,
+            where=where,
+            tail="\n".join(lines[-_SHOWN_LOG_LINES:]),
+        ),
         hint,
     )
-
-
-def _probable_cause(text: str, root: Path) -> tuple[str, str]:
-    causes = (
-        (r"No space left on device|Disk quota exceeded", "The disk is full.", f"df -h {root}"),
-        (
-            r"Killed signal|Killed \(program|virtual memory exhausted|cannot allocate memory",
-            "The compiler ran out of memory.",
-            "free -h",
-        ),
-        (
-            r"fatal error: \S+: No such file|cannot find -lc|crt1\.o|is not able to compile",
-            "The headers or libraries of the compiler are incomplete.",
-            "sudo apt-get install --reinstall g++ libc6-dev",
-        ),
-        (
-            r"unrecognized command[- ]line option|unrecognized argument",
-            "The compiler does not know an option; it may be too old.",
-            "g++ --version",
-        ),
-    )
-    for pattern, cause, hint in causes:
-        if re.search(pattern, text, re.IGNORECASE):
-            return cause, hint
-    return "The end of the log tells why.", "ktops build --force"

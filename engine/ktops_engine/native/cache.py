@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 
 LIBRARY = "libktops.so"
 RECORD = "build.json"
 LOG = "build.log"
+DETECTED = "detected"
+SCRATCH = "building-"  # what the names of folders of builds in progress start with
 
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """A built library. `built_at` is ISO 8601 in UTC; `log` is what CMake and ninja printed."""
+    """A built library. `built_at` is ISO 8601 in UTC; `log` is what CMake and ninja printed.
+
+    `numa_origin` is who decided about `numa`: a flag, a variable, or "detected". `num_nodes` counts
+    the NUMA nodes with memory that the machine had, `isa` names the instruction sets that were
+    compiled, `flags` maps each of them, and "all", to the compiler's options.
+    """
 
     path: Path
     numa: bool
@@ -27,6 +38,10 @@ class BuildInfo:
     built_at: str
     sources_hash: str
     log: Path
+    numa_origin: str = DETECTED
+    num_nodes: int = 1
+    isa: tuple[str, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -52,9 +67,20 @@ def read_build(folder: Path) -> BuildInfo | None:
             built_at=str(record["built_at"]),
             sources_hash=str(record["sources_hash"]),
             log=folder / LOG,
+            numa_origin=str(record["numa_origin"]),
+            num_nodes=int(record["num_nodes"]),
+            isa=tuple(map(str, record["isa"])),
+            flags={str(unit): str(flags) for unit, flags in record["flags"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def newest_build(root: Path) -> BuildInfo | None:
+    """The build in the cache that was asked for last, stale or not."""
+    folders = [path.parent for path in root.glob(f"*/{RECORD}")]
+    found = (read_build(folder) for folder in sorted(folders, key=last_used, reverse=True))
+    return next((build for build in found if build is not None), None)
 
 
 def store_build(folder: Path, built: Path, info: Mapping[str, object]) -> None:
@@ -86,21 +112,38 @@ def last_used(folder: Path) -> float:
 def locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Creates `folder` and holds its lock, calling `on_wait` once when another process has it.
 
-    Raises KtopsError: cache-not-writable.
+    Under the lock, what killed builds have left is removed. Raises KtopsError: cache-not-writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / "lock").open("w")
     except OSError as error:
-        raise KtopsError(
-            "cache-not-writable",
-            f"The kernels are built in {folder}, which cannot be written: {error.strerror}.",
-            'KTOPS_CACHE="$HOME/ktops-cache" ktops build',
-        ) from error
+        raise not_writable(folder, error) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             on_wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
+        for leftover in folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def not_writable(folder: Path, error: OSError) -> KtopsError:
+    """The error for a cache that cannot be written, with the way out."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return KtopsError(
+            "cache-not-writable",
+            text("The kernels are built in {folder}, and that disk is full.", folder=folder),
+            f"df -h {shlex.quote(str(folder))}",
+        )
+    return KtopsError(
+        "cache-not-writable",
+        text(
+            "The kernels are built in {folder}, which cannot be written: {reason}.",
+            folder=folder,
+            reason=error.strerror,
+        ),
+        'KTOPS_CACHE="$HOME/ktops-cache" ktops build',
+    )

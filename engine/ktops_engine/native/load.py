@@ -23,6 +23,7 @@ from ktops_engine.native.structs import (
     MoeArgs,
     Status,
 )
+from ktops_engine.text import text
 
 _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "ktops_abi_version": ([], ctypes.c_uint32),
@@ -66,14 +67,18 @@ def load_native(info: BuildInfo) -> Native:
             if name == "ktops_abi_version" and function() != ABI_VERSION:
                 raise KtopsError(
                     "native-abi",
-                    f"{info.path} has interface version {function()}, this ktops needs "
-                    f"{ABI_VERSION}.",
+                    text(
+                        "{path} has interface version {found}, this ktops needs {needed}.",
+                        path=info.path,
+                        found=function(),
+                        needed=ABI_VERSION,
+                    ),
                     "ktops build --force",
                 )
     except (OSError, AttributeError, struct.error) as error:
         raise KtopsError(
             "native-load-failed",
-            f"The kernel library cannot be loaded: {error}.",
+            text("The kernel library cannot be loaded: {reason}.", reason=error),
             "ktops build --force",
         ) from error
     _check_struct_sizes(library, info)
@@ -102,7 +107,12 @@ def _check_struct_sizes(library: ctypes.CDLL, info: BuildInfo) -> None:
     if count != len(STRUCTS) or list(sizes) != expected:
         raise KtopsError(
             "native-abi",
-            f"{info.path} lays out its arguments in {list(sizes)} bytes, this ktops in {expected}.",
+            text(
+                "{path} lays out its arguments in {found} bytes, this ktops in {expected}.",
+                path=info.path,
+                found=list(sizes),
+                expected=expected,
+            ),
             "ktops build --force",
         )
 
@@ -171,7 +181,9 @@ class Native:
         if status == Status.OK:
             return
         reason = self._library.ktops_status_string(status).decode()
-        message = f"The kernel library failed at {doing}: {reason}."
+        message = text(
+            "The kernel library failed at {doing}: {reason}.", doing=doing, reason=reason
+        )
         if status == Status.UNKNOWN_ISA:
             raise KtopsError("unknown-isa", message, "unset KTOPS_ISA")
         if status == Status.OUT_OF_MEMORY:
@@ -298,7 +310,9 @@ class Pool:
 
     def _open_handle(self) -> ctypes.c_void_p:
         if self._handle is None:
-            raise KtopsError("pool-closed", "The threads of this pool have been ended already.")
+            raise KtopsError(
+                "pool-closed", text("The threads of this pool have been ended already.")
+            )
         return self._handle
 
     def __enter__(self) -> Self:

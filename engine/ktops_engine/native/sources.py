@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 
 
 def find_sources() -> Path:
@@ -17,7 +18,10 @@ def find_sources() -> Path:
             return folder
     raise KtopsError(
         "sources-missing",
-        f"The C++ sources that belong to {package} are not there: the installation is damaged.",
+        text(
+            "The C++ sources that belong to {package} are not there: the installation is damaged.",
+            package=package,
+        ),
         "python -m pip install --force-reinstall --no-deps ktops",
     )
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.native.cache import DETECTED
+from ktops_engine.text import text
 
 NumaChoice = Literal["auto", "on", "off"]
 
@@ -64,13 +66,17 @@ def find_compiler() -> Compiler:
     if too_old is not None:
         raise KtopsError(
             "compiler-too-old",
-            f"{too_old.path} is {too_old.version or 'not working'}; the kernels are C++20 and need "
-            f"g++ {OLDEST_GCC} or newer.",
+            text(
+                "{path} is {version}; the kernels are C++20 and need g++ {oldest} or newer.",
+                path=too_old.path,
+                version=too_old.version or text("not working"),
+                oldest=OLDEST_GCC,
+            ),
             f"sudo apt-get install g++-{OLDEST_GCC}",
         )
     raise KtopsError(
         "compiler-missing",
-        "There is no C++ compiler (g++) on the PATH to build the kernels with.",
+        text("There is no C++ compiler (g++) on the PATH to build the kernels with."),
         "sudo apt-get install g++",
     )
 
@@ -86,11 +92,28 @@ def wants_numa(choice: NumaChoice, environ: Mapping[str, str], nodes: Path = NOD
     if value:
         raise KtopsError(
             "bad-use-numa",
-            f"USE_NUMA is {value!r}; it can be 1 (spread memory over NUMA nodes) or 0.",
+            text(
+                "USE_NUMA is {value!r}; it can be 1 (spread memory over NUMA nodes) or 0.",
+                value=value,
+            ),
             "unset USE_NUMA",
             exit_status=EXIT_USAGE,
         )
-    return sum(_has_memory(node) for node in nodes.glob("node[0-9]*")) > 1
+    return len(memory_nodes(nodes)) > 1
+
+
+def numa_origin(choice: NumaChoice, environ: Mapping[str, str]) -> str:
+    """Who decides what `wants_numa` returns: "--numa on", "USE_NUMA=1" or "detected"."""
+    if choice != "auto":
+        return f"--numa {choice}"
+    value = environ.get("USE_NUMA", "")
+    return f"USE_NUMA={value}" if value else DETECTED
+
+
+def memory_nodes(nodes: Path = NODES) -> tuple[int, ...]:
+    """The NUMA nodes that have memory; one where the kernel shows none."""
+    found = [int(node.name[4:]) for node in nodes.glob("node[0-9]*") if _has_memory(node)]
+    return tuple(sorted(found)) or (0,)
 
 
 def _has_memory(node: Path) -> bool:
@@ -109,7 +132,11 @@ def _find_tool(name: str) -> Path:
     if found is None:
         raise KtopsError(
             "cmake-missing",
-            f"{name} is neither beside {sys.executable} nor on the PATH.",
+            text(
+                "{name} is neither beside {python} nor on the PATH.",
+                name=name,
+                python=sys.executable,
+            ),
             f"{sys.executable} -m pip install cmake ninja",
         )
     return Path(found)

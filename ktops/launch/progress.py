@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ktops.launch.watchdog import INTERVAL_S, Watchdog
 from ktops.output import Output
 from ktops.units import format_bytes, format_duration, format_rate
+from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL_S = 10.0
 BAR_WIDTH = 30
+SLOW_S = 1.0  # from here on a rate says something
+READ = "read"  # the engine's name of the stage that takes long
 
 
 @dataclass(frozen=True)
@@ -39,28 +43,43 @@ class _Line:
         return self.done_bytes / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     @property
-    def detail(self) -> str:
+    def detail(self) -> Text:
         if not self.total_bytes:
-            return self.stage
-        parts = [
-            f"{self.stage} {format_bytes(self.done_bytes)} of {format_bytes(self.total_bytes)}"
+            return joined([self.stage])
+        done, total = format_bytes(self.done_bytes), format_bytes(self.total_bytes)
+        parts: list[str] = [
+            text("read {done} of {total}", done=done, total=total)
+            if self.stage == READ
+            else text("{stage} {done} of {total}", stage=self.stage, done=done, total=total)
         ]
         rate = self.bytes_per_second
         if rate:
             parts.append(format_rate(rate))
             if self.done_bytes < self.total_bytes:
                 left_s = (self.total_bytes - self.done_bytes) / rate
-                parts.append(f"{format_duration(left_s)} left")
-        return "  ".join(parts)
+                parts.append(text("{time} left", time=format_duration(left_s)))
+        return joined(parts, "  ")
 
 
 class LoadView:
-    """Shows LoadProgress as it comes, from any thread. A context manager; `finish` sums it up."""
+    """Shows LoadProgress as it comes, from any thread. A context manager; `finish` sums it up.
 
-    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
+    When nothing moves for `patience_s`, a line names what it is waiting for.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        patience_s: float = INTERVAL_S,
+    ) -> None:
         self._output = output
         self._clock = clock
         self._lock = threading.Lock()
+        self._watchdog = Watchdog(
+            output, "load", text("starting the engine"), interval_s=patience_s, clock=clock
+        )
         self._started = self._stage_started = self._last_line = clock()
         self._stage = ""
         self._read_bytes = 0
@@ -79,8 +98,11 @@ class LoadView:
                 console=self._output.console(),
                 transient=True,
             )
-            self._task = self._bar.add_task("load", total=None, detail="starting")
+            self._task = self._bar.add_task(
+                "load", total=None, detail=self._output.say(text("starting the engine"))
+            )
             self._bar.start()
+        self._watchdog.__enter__()
         return self
 
     def __exit__(
@@ -98,23 +120,25 @@ class LoadView:
             if progress.stage != self._stage:
                 self._stage, self._stage_started = progress.stage, now
             self._read_bytes = max(self._read_bytes, progress.done_bytes)
+            is_whole = 0 < progress.total_bytes <= progress.done_bytes
             line = _Line(
                 progress.stage,
                 progress.done_bytes,
                 progress.total_bytes,
                 now - self._stage_started,
             )
+            self._watchdog.beat(text("setting up the model") if is_whole else line.detail)
             if self._bar is not None and self._task is not None:
                 self._bar.update(
                     self._task,
                     total=progress.total_bytes or None,
                     completed=progress.done_bytes,
-                    detail=line.detail,
+                    detail=self._output.say(line.detail),
                 )
             elif now - self._last_line >= LINE_INTERVAL_S:
                 self._last_line = now
-                percent = f"{line.percent} %  " if line.total_bytes else ""
-                self._output.stage("load", percent + line.detail)
+                percent = [f"{line.percent} %"] if line.total_bytes else []
+                self._output.stage("load", joined([*percent, line.detail], "  "))
             else:
                 return
             self._output.event(
@@ -129,11 +153,20 @@ class LoadView:
         """End the display with one line: how much was loaded, in what time."""
         self._close()
         elapsed_s = self._clock() - self._started
-        size = format_bytes(self._read_bytes)
-        self._output.stage("load", f"{size} in {elapsed_s:.1f} s")
+        parts: list[str] = [
+            text(
+                "{size} in {seconds} s",
+                size=format_bytes(self._read_bytes),
+                seconds=f"{elapsed_s:.1f}",
+            )
+        ]
+        if elapsed_s >= SLOW_S:
+            parts.append(format_rate(self._read_bytes / elapsed_s))
+        self._output.stage("load", joined(parts))
         self._output.event("loaded", bytes=self._read_bytes, seconds=round(elapsed_s, 3))
 
     def _close(self) -> None:
+        self._watchdog.stop()
         with self._lock:
             if self._bar is not None:
                 self._bar.stop()

@@ -1,4 +1,4 @@
-"""What `serve` and `chat` share: from a chosen model to an engine that is ready to load."""
+"""What `serve` and `chat` share: from a command line to an engine that is ready to load."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktops.hub.choose import ModelChoice
+from ktops.launch.checklist import report_checks, start_subset
+from ktops.launch.plan_stage import look, show_site, target_of
+from ktops.launch.stages import Order, obtain, refuse_doubts, refuse_unservable
 from ktops.output import Output
 from ktops.settings import Settings
-from ktops.units import format_bytes
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 from ktops_engine.types import SamplingParams
 
 if TYPE_CHECKING:
-    from ktops.progress import LoadView
+    from ktops.launch.progress import LoadView
     from ktops_engine.gguf import GgufModel
     from ktops_engine.llm import LLM
-    from ktops_engine.plan import Placement
     from ktops_engine.server import ModelHandle, ServerConfig
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -38,42 +39,35 @@ class Prepared:
 def prepare(
     output: Output,
     settings: Settings,
-    choice: ModelChoice,
+    order: Order,
     *,
     served_model_name: str | None = None,
 ) -> Prepared:
-    """Check the files, plan, say what was decided, and build the native kernels when needed.
+    """Everything before loading, as a checklist: model, fetch, build, check, plan.
 
+    What is done already takes no time, so a command that was stopped anywhere goes on from there.
     Raises KtopsError for whatever is wrong, before anything large is read.
     """
-    from ktops_engine.gguf import open_gguf
-    from ktops_engine.machine import detect_machine
-    from ktops_engine.model_config import resolve_model_config
-    from ktops_engine.plan import plan
-    from ktops_engine.server import ServerConfig
+    from ktops_doctor import SERVE_CHECKS
 
-    gguf = open_gguf(choice.gguf_path)
-    model_config, _ = resolve_model_config(gguf, choice.model_path)
-    engine_config = EngineConfig(
-        gguf_path=choice.gguf_path,
-        model_path=choice.model_path,
-        cpu_infer=settings.cpu_infer,
-        ctx_size=settings.ctx_size,
-    )
-    placement = plan(engine_config, model_config, gguf.total_bytes, detect_machine())
-    for note in placement.notes:
-        output.warn(note)
-    output.stage("plan", plan_line(placement))
-    output.event("plan", threads=placement.num_threads, bytes=placement.total_bytes)
-    ensure_native(output)  # last: compiling takes longer than every check above
+    choice = obtain(output, settings, order)
+    site = look(settings, choice)
+    ending = start_subset(SERVE_CHECKS, target_of(site, settings))
+    from ktops_engine.server import ServerConfig  # takes as long as the checks, beside them
+
+    checked = ending()
+    report_checks(output, checked)
+    refuse_unservable(checked, site.name)
+    show_site(output, site)
+    refuse_doubts(checked, site.placement, order, site.name)
     server_config = ServerConfig(
-        model_id=served_model_name or choice.name or _file_name(gguf),
+        model_id=served_model_name or choice.name or _file_name(site.gguf),
         root=str(choice.gguf_path),
         api_key=settings.api_key,
         max_new_tokens=settings.max_new_tokens,
-        sampling=sampling_defaults(choice.model_path or gguf.paths[0].parent),
+        sampling=sampling_defaults(choice.model_path or site.gguf.paths[0].parent),
     )
-    return Prepared(engine_config, server_config, frozenset(placement.notes))
+    return Prepared(site.config, server_config, frozenset(site.placement.notes))
 
 
 def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: ModelHandle) -> LLM:
@@ -90,26 +84,6 @@ def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: Mode
             output.stage("note", note)
 
     return LLM.load(prepared.engine_config, on_progress=on_progress, on_note=on_note)
-
-
-def ensure_native(output: Output) -> None:
-    """Build the native library when it is missing or stale."""
-    from ktops_engine.native.build import build_native, find_current
-
-    if find_current() is None:
-        output.stage("build", "the native kernels, once for this machine (up to a minute)")
-        info = build_native()
-        output.stage("build", f"{info.path.name} by {info.compiler}")
-
-
-def plan_line(placement: Placement) -> str:
-    """Where everything goes, in one line."""
-    weights = format_bytes(placement.weights_bytes + placement.kv_up_bytes)
-    cache = format_bytes(placement.kv_cache_bytes)
-    return (
-        f"CPU: {format_bytes(placement.total_bytes)} (weights {weights}, "
-        f"cache {cache} for {placement.ctx_size} tokens), {placement.num_threads} threads"
-    )
 
 
 def sampling_defaults(folder: Path) -> SamplingParams:
@@ -130,8 +104,8 @@ def sampling_defaults(folder: Path) -> SamplingParams:
     except (OSError, ValueError, AttributeError) as error:
         raise KtopsError(
             "invalid-generation-config",
-            f"{path} cannot be used: {error}",
-            f"download it again, or move it away: mv {path} {path}.bad",
+            text("{path} cannot be used: {reason}", path=path, reason=error),
+            text("download it again, or move it away: mv {path} {path}.bad", path=path),
         ) from error
     return SamplingParams(**given)
 
@@ -147,9 +121,9 @@ def is_loopback(host: str) -> bool:
 def curl_line(url: str, model_id: str, *, with_key: bool) -> str:
     """A command to paste that asks the served model who it is; a key is named, never shown."""
     body = {"model": model_id, "messages": [{"role": "user", "content": "你是谁?"}]}
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).replace("'", "'\\''")
+    words = json.dumps(body, ensure_ascii=False, separators=(",", ":")).replace("'", "'\\''")
     key = ' -H "Authorization: Bearer $KTOPS_API_KEY"' if with_key else ""
-    return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{text}'"
+    return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{words}'"
 
 
 def _file_name(gguf: GgufModel) -> str:

@@ -1,0 +1,89 @@
+"""Building the native kernels as a stage of a longer command: a bar or a line, and the time."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ktops.launch.watchdog import Watchdog
+from ktops.output import Output
+from ktops_engine.text import text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ktops_engine.native.cache import BuildInfo
+
+BAR_WIDTH = 30
+_STEP = re.compile(r"\[(\d+)/(\d+)\]\s*(.*)")  # ninja: [3/20] Building CXX object ...
+
+
+def is_built() -> bool:
+    """Whether the kernels are there and belong to the sources and the compiler."""
+    from ktops_engine.native.build import find_current
+
+    return find_current() is not None
+
+
+def build_stage(output: Output) -> BuildInfo:
+    """Compile the kernels, show how far it is. Raises KtopsError as `build_native`."""
+    from ktops_engine.native.build import build_native
+
+    output.stage("build", text("the native kernels, once for this machine (up to a minute)"))
+    output.event("build", state="started")
+    began = time.monotonic()
+    with _Steps(output) as steps:
+        info = build_native(on_line=steps.line)
+    seconds = time.monotonic() - began
+    output.stage(
+        "build",
+        text(
+            "{library} by {compiler} in {seconds} s",
+            library=info.path.name,
+            compiler=info.compiler,
+            seconds=f"{seconds:.0f}",
+        ),
+    )
+    output.event(
+        "build", state="done", path=str(info.path), numa=info.numa, seconds=round(seconds, 3)
+    )
+    return info
+
+
+class _Steps(ExitStack):
+    """Ninja's steps as a bar on a terminal; a watchdog names the file that takes long."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._watchdog = Watchdog(output, "build", text("compiling"))
+
+    def __enter__(self) -> _Steps:
+        if self._output.live:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("  [bold]build[/]  "),
+                BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
+                TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}", markup=False),
+                console=self._output.console(),
+                transient=True,
+            )
+            self._task = self._bar.add_task("build", total=None, detail="cmake")
+            self.enter_context(self._bar)
+        self.enter_context(self._watchdog)
+        return self
+
+    def line(self, line: str) -> None:
+        """Hear a line of CMake or ninja."""
+        step = _STEP.match(line)
+        self._watchdog.beat(text("compiling ({step})", step=line.strip()) if step else None)
+        if step and self._bar is not None and self._task is not None:
+            done, total, doing = step.groups()
+            self._bar.update(
+                self._task, completed=int(done), total=int(total), detail=doing.rpartition("/")[2]
+            )

@@ -1,0 +1,198 @@
+"""The plan as a stage: what goes where on this machine, what it is held against, how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ktops.hub.catalogue import load_catalogue
+from ktops.hub.choose import ModelChoice
+from ktops.output import Output
+from ktops.settings import Settings
+from ktops.units import format_bytes
+from ktops_engine.config import EngineConfig
+from ktops_engine.errors import EXIT_NOT_ENOUGH, KtopsError
+from ktops_engine.text import Text, joined, text
+
+if TYPE_CHECKING:
+    from ktops.planning.model_plan import ModelPlan
+    from ktops_doctor import Target
+    from ktops_engine.gguf import GgufModel
+    from ktops_engine.machine import MachineFacts
+    from ktops_engine.plan import ModelFacts, Placement
+
+# What is left of memory beside the model, as a share of what it takes: below this, anything else
+# that grows on the machine makes the kernel swap or kill.
+SPARE_RAM_SHARE = 0.03
+# Below this a prediction helps nobody, and measuring the memory takes longer than loading.
+PREDICTED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Site:
+    """A model whose files are here, and where it would lie on this machine, fitting or not."""
+
+    choice: ModelChoice
+    gguf: GgufModel
+    facts: ModelFacts
+    config: EngineConfig
+    machine: MachineFacts
+    placement: Placement
+
+    @property
+    def name(self) -> str:
+        """What people call the model."""
+        return self.choice.name or str(self.choice.gguf_path)
+
+
+def look(settings: Settings, choice: ModelChoice) -> Site:
+    """Open the headers of the files, read their configuration, and place the model.
+
+    Raises KtopsError for files that are not whole or not supported, and for settings that do not
+    go with the model.
+    """
+    from ktops_engine.gguf import open_gguf
+    from ktops_engine.machine import detect_machine, engine_machine
+    from ktops_engine.model_config import resolve_model_config
+    from ktops_engine.plan import facts_of_files, place
+
+    gguf = open_gguf(choice.gguf_path)
+    model_config, _ = resolve_model_config(gguf, choice.model_path)
+    facts = facts_of_files(gguf, model_config)
+    config = EngineConfig(
+        gguf_path=choice.gguf_path,
+        model_path=choice.model_path,
+        cpu_infer=settings.cpu_infer,
+        ctx_size=settings.ctx_size,
+    )
+    machine = engine_machine(detect_machine())
+    return Site(choice, gguf, facts, config, machine, place(config, facts, machine))
+
+
+def target_of(site: Site, settings: Settings) -> Target:
+    """What the doctor holds this machine against: the bytes of the plan, and no GPU, which this
+    version's engine does not use."""
+    from ktops_doctor import Target
+
+    size = site.gguf.total_bytes
+    known = load_catalogue().get(site.name)
+    return Target(
+        name=site.name,
+        title=known.title if known else site.name,
+        weights_bytes=size,
+        ram_bytes=site.placement.total_bytes,
+        vram_bytes=0,
+        cores=known.needs.cores if known else 1,
+        disk_bytes=size,
+        gpu_required=False,
+        present_bytes=size,
+        weights=str(site.choice.gguf_path),
+        models_dir=str(site.gguf.paths[0].parent),
+        host=settings.host,
+        port=settings.port,
+    )
+
+
+def plan_early(name: str, settings: Settings) -> ModelPlan | None:
+    """The plan for a model of the catalogue that is not here yet, from its description; None for
+    one that is not described. Raises KtopsError as `plan_model`."""
+    from ktops.planning.model_plan import plan_model
+    from ktops_engine.machine import detect_machine, engine_machine
+
+    try:
+        return plan_model(name, settings, engine_machine(detect_machine()))
+    except KtopsError as error:
+        if error.code != "model-not-described":
+            raise
+        return None
+
+
+def early_target(name: str, settings: Settings, plan: ModelPlan | None) -> Target:
+    """What the doctor holds this machine against before the model is here.
+
+    Raises KtopsError "unknown-model".
+    """
+    from ktops.checkup.targets import target_for
+
+    target = target_for(name, settings)
+    needed = plan.served.placement.total_bytes if plan else target.ram_bytes
+    return replace(target, ram_bytes=needed, vram_bytes=0, gpu_required=False)
+
+
+def show_site(output: Output, site: Site) -> None:
+    """One line: what goes where, with how many threads, how fast it may be.
+
+    Raises KtopsError "not-enough-memory", with the numbers.
+    """
+    from ktops_engine.plan import plan
+
+    show_plan(output, plan(site.config, site.facts, site.machine), _predict(site))
+
+
+def show_plan(output: Output, placement: Placement, expected: tuple[float, float] | None) -> None:
+    """`placement` in one line; `expected` are tokens a second, (low, high)."""
+    for note in placement.notes:
+        output.warn(note)
+    parts: list[str] = [plan_line(placement)]
+    if expected is not None:
+        low, high = (f"{rate:.2g}" for rate in expected)
+        parts.append(text("expect {low} to {high} tok/s", low=low, high=high))
+    output.stage("plan", joined(parts))
+    output.event(
+        "plan",
+        threads=placement.num_threads,
+        bytes=placement.total_bytes,
+        available_bytes=placement.ram.usable_bytes,
+        ctx_size=placement.ctx_size,
+        expected_tokens_per_s=[round(rate, 2) for rate in expected] if expected else None,
+    )
+
+
+def refuse_narrow(placement: Placement, forced_command: str) -> None:
+    """Raise KtopsError "memory-tight" where the model fits and hardly anything beside it."""
+    spare = placement.ram.usable_bytes - placement.total_bytes
+    if spare < SPARE_RAM_SHARE * placement.total_bytes:
+        raise KtopsError(
+            "memory-tight",
+            text(
+                "this model needs {needed} of the {available} that are free: only {spare} would "
+                "be left, and anything else that grows gets something killed",
+                needed=format_bytes(placement.total_bytes),
+                available=format_bytes(placement.ram.usable_bytes),
+                spare=format_bytes(spare),
+            ),
+            joined(
+                [
+                    text("free memory, or give a smaller --ctx-size"),
+                    text("{command}   (goes on all the same)", command=forced_command),
+                ],
+                "\n",
+            ),
+            exit_status=EXIT_NOT_ENOUGH,
+        )
+
+
+def plan_line(placement: Placement) -> Text:
+    """Where everything goes, in one line."""
+    return text(
+        "CPU: {total} (weights {weights}, cache {cache} for {tokens} tokens), {threads} threads",
+        total=format_bytes(placement.total_bytes),
+        weights=format_bytes(placement.weights_bytes + placement.kv_up_bytes),
+        cache=format_bytes(placement.kv_cache_bytes),
+        tokens=placement.ctx_size,
+        threads=placement.num_threads,
+    )
+
+
+def _predict(site: Site) -> tuple[float, float] | None:
+    """Tokens a second to expect; None for a small model, and where the memory's speed is not
+    known."""
+    from ktops_engine.bandwidth import read_bandwidth
+    from ktops_engine.plan import Prediction, predict
+
+    if site.gguf.total_bytes < PREDICTED_BYTES or not site.placement.fits:
+        return None
+    rate = read_bandwidth(site.machine)
+    machine = replace(site.machine, read_bandwidth=rate, bandwidth_is_measured=rate is not None)
+    prediction = predict(site.placement, site.facts, machine)
+    return prediction.decode_tokens_per_s if isinstance(prediction, Prediction) else None
