@@ -13,9 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from ktops.commandline import CommandSpec, LazyGroup
+from ktops.language import language_of
 from ktops.output import Mode, Output
 from ktops.shell_completion import COMPLETE_VARIABLE, enable_completion
-from ktops_engine.errors import EXIT_FAILED, EXIT_USAGE, KtopsError
+from ktops.usage_error import usage_error
+from ktops_engine.errors import EXIT_FAILED, KtopsError
+from ktops_engine.text import text
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -59,6 +62,18 @@ COMMANDS = (
         "Inspect",
         "List the models ktops knows, and which are here.",
         "ktops.commands.models:models",
+    ),
+    CommandSpec(
+        "top",
+        "Inspect",
+        "Watch a running server: speed, queue, memory.",
+        "ktops.commands.top:top",
+    ),
+    CommandSpec(
+        "plan",
+        "Inspect",
+        "Show what of a model goes where, and how fast it can be.",
+        "ktops.commands.plan:plan",
     ),
     CommandSpec(
         "env",
@@ -109,7 +124,7 @@ def run(args: Sequence[str]) -> int:
         return error.exit_status
     except typer.TyperException as error:
         _trace(output, debug)
-        output.error(_usage_error(error))
+        output.error(usage_error(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         output.note()
@@ -127,13 +142,14 @@ def run(args: Sequence[str]) -> int:
 
 
 def root(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """From a bare Linux server to a served DeepSeek, in one command."""
     if version:
-        from ktops.commands.version import ktops_version
+        from ktops.commands.version import version as print_version
 
-        Output().result({}, human=[f"ktops {ktops_version()}"])
+        print_version(ctx)
         raise typer.Exit
 
 
@@ -164,30 +180,21 @@ def _invoke(args: Sequence[str]) -> int:
 def _output_before_parsing(args: Sequence[str]) -> Output:
     """How to report an error of the command line itself: a guess from its words."""
     mode = Mode.JSON if "--json" in args else Mode.HUMAN
-    return Output(mode=mode, no_color="--no-color" in args)
-
-
-def _usage_error(error: typer.TyperException) -> KtopsError:
-    """A typer error in our form, with the help of the command it came from."""
-    close = getattr(error, "possibilities", None)
-    guess = f"; did you mean {' or '.join(sorted(close))}?" if close else ""
-    message = (error.message if close else error.format_message()).rstrip(".") + guess
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "ktops"
-    return KtopsError(
-        "usage", message[:1].lower() + message[1:], f"{path} --help", exit_status=EXIT_USAGE
-    )
+    return Output(mode=mode, no_color="--no-color" in args, language=language_of(args, os.environ))
 
 
 def _unexpected(error: Exception, args: Sequence[str]) -> KtopsError:
     """A defect, or a condition nobody foresaw. The arguments are left out: they may hold a key."""
     command = " ".join(["ktops", *args[:1]])
-    text = " ".join(str(error).split())
-    return KtopsError(
-        "unexpected",
-        f"unexpected {type(error).__name__}{': ' + text if text else ''}",
-        f"KTOPS_DEBUG=1 {command} ...   (the same command again, with its traceback to report)",
+    kind, reason = type(error).__name__, " ".join(str(error).split())
+    message = text("unexpected {kind}", kind=kind)
+    if reason:
+        message = text("unexpected {kind}: {reason}", kind=kind, reason=reason)
+    hint = text(
+        "KTOPS_DEBUG=1 {command} ...   (the same command again, with its traceback to report)",
+        command=command,
     )
+    return KtopsError("unexpected", message, hint)
 
 
 def _trace(output: Output, debug: bool) -> None:

@@ -7,6 +7,7 @@ fast, and ends with examples.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ktops.language import Language, language_of_environment
 from ktops.output import Mode, Output
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import text
 
 HELP_WIDTH = 80
 EXAMPLE_COLUMN = 40  # a longer command has its meaning on the line below
@@ -126,10 +129,13 @@ class LazyGroup(_CommonOptions, TyperGroup):
         if name in self.specs or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         close = get_close_matches(name, self.specs, n=1, cutoff=0.5)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
+        guess = text("; did you mean {name!r}?", name=close[0]) if close else ""
+        message = text(
+            "{path} has no command {name!r}{guess}", path=ctx.command_path, name=name, guess=guess
+        )
         raise KtopsError(
             "unknown-command",
-            f"{ctx.command_path} has no command {name!r}{guess}",
+            message,
             " ".join([ctx.command_path, *close, "--help"]),
             exit_status=EXIT_USAGE,
         )
@@ -181,6 +187,10 @@ def _common_options(
         bool, typer.Option("--quiet", "-q", help="Print only what a script needs.")
     ] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="Print no colours.")] = False,
+    lang: Annotated[
+        Language | None,
+        typer.Option(help="Language of messages; default: KTOPS_LANG, LANG.", show_default=False),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """The options every command takes; only their declarations are used."""
@@ -190,19 +200,34 @@ def _common_options(
 def _common_params() -> tuple[Any, ...]:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(_common_options)
-    return tuple(typer.main.get_command(app).params)
+    params = tuple(typer.main.get_command(app).params)
+    for param in params:
+        _leave_none_alone(param)
+    return params
+
+
+def _leave_none_alone(param: Any) -> None:
+    """What was not given needs no conversion: that would import pydantic, which takes 0.1 s."""
+    convert = param.process_value
+    param.process_value = lambda ctx, value: None if value is None else convert(ctx, value)
 
 
 def _take_output(ctx: Any) -> Output:
     """Move the common options out of the command's parameters, joined with those of `ktops`."""
-    given = {param.name: bool(ctx.params.pop(param.name, False)) for param in _common_params()}
-    outer = ctx.parent.obj if ctx.parent is not None else Output()
+    given = {param.name: ctx.params.pop(param.name, None) for param in _common_params()}
+    outer = ctx.parent.obj if ctx.parent is not None else None
+    if outer is None:
+        outer = Output(language=language_of_environment(os.environ))
     mode = outer.mode
     if given["json"]:
         mode = Mode.JSON
     elif given["quiet"] and mode is Mode.HUMAN:
         mode = Mode.QUIET
-    return Output(mode=mode, no_color=outer.no_color or given["no_color"])
+    return Output(
+        mode=mode,
+        no_color=outer.no_color or bool(given["no_color"]),
+        language=Language(given["lang"] or outer.language),
+    )
 
 
 def _write_params(command: Any, ctx: Any, formatter: Any) -> None:

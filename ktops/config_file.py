@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ktops.settings import read_config_text
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import text
 
 _GROUP_AND_OTHERS = 0o077
 
@@ -28,26 +29,27 @@ def write_setting(path: Path, name: str, value: object, *, secret: bool = False)
     "invalid-config" (the file is not TOML), "invalid-setting" (no TOML text can hold the value) or
     "config-not-written".
     """
-    text, values = read_config_text(path)
-    new_text = edit_setting(text, name, value)
-    if new_text != text:
-        expected = {key: old for key, old in values.items() if key != name}
+    old, values = read_config_text(path)
+    new = edit_setting(old, name, value)
+    if new != old:
+        expected = {key: kept for key, kept in values.items() if key != name}
         if value is not None:
             expected[name] = _plain(value)
-        if tomllib.loads(new_text) != expected:
-            reason = f"the line of {name!r} would change what other lines mean"
-            raise _not_written(path, reason, f"change {name!r} in {path} by hand")
-        _replace(path, new_text.encode("utf-8"), secret=secret)
-    return new_text != text
+        if tomllib.loads(new) != expected:
+            reason = text("the line of {name!r} would change what other lines mean", name=name)
+            hint = text("change {name!r} in {path} by hand", name=name, path=path)
+            raise _not_written(path, reason, hint)
+        _replace(path, new.encode("utf-8"), secret=secret)
+    return new != old
 
 
-def edit_setting(text: str, name: str, value: object) -> str:
+def edit_setting(content: str, name: str, value: object) -> str:
     """TOML text with the setting `name` changed, appended, or removed when `value` is None.
 
     A comment behind the value stays where it is; one that stands above a removed line stays too.
     """
     new_line = None if value is None else f"{name} = {_literal(name, value)}"
-    statements = _statements(text)
+    statements = _statements(content)
     for index, statement in enumerate(statements):
         if name in tomllib.loads(statement):
             if new_line is None:
@@ -56,17 +58,17 @@ def edit_setting(text: str, name: str, value: object) -> str:
                 statements[index] = _indent(statement) + new_line + _tail(statement)
             return "".join(statements)
     if new_line is None:
-        return text
-    end = "\r\n" if "\r\n" in text else "\n"
-    gap = end if text and not text.endswith("\n") else ""
-    return f"{text}{gap}{new_line}{end}"
+        return content
+    end = "\r\n" if "\r\n" in content else "\n"
+    gap = end if content and not content.endswith("\n") else ""
+    return f"{content}{gap}{new_line}{end}"
 
 
-def _statements(text: str) -> list[str]:
-    """`text` cut behind each line that ends a TOML statement; joined, the pieces are `text`."""
+def _statements(content: str) -> list[str]:
+    """`content` cut behind each line that ends a TOML statement; joined, the pieces are it."""
     pieces = []
     piece = ""
-    for line in text.split("\n"):
+    for line in content.split("\n"):
         piece += line
         if _meaning(piece) is None:  # a multi-line value goes on
             piece += "\n"
@@ -114,8 +116,13 @@ def _literal(name: str, value: object) -> str:
     except UnicodeEncodeError as error:
         raise KtopsError(
             "invalid-setting",
-            f"{name} is {plain!r}: it must be text that UTF-8 can hold",
-            f"give {name} another value",
+            text(
+                "{label} is {raw!r}: it must be {wanted}",
+                label=name,
+                raw=plain,
+                wanted=text("text that UTF-8 can hold"),
+            ),
+            text("give {name} another value", name=name),
             exit_status=EXIT_USAGE,
         ) from error
     # JSON escapes what TOML wants escaped, except the delete character.
@@ -147,4 +154,5 @@ def _replace(path: Path, content: bytes, *, secret: bool) -> None:
 
 
 def _not_written(path: Path, reason: str, hint: str) -> KtopsError:
-    return KtopsError("config-not-written", f"{path} cannot be changed: {reason}", hint)
+    message = text("{path} cannot be changed: {reason}", path=path, reason=reason)
+    return KtopsError("config-not-written", message, hint)

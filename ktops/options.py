@@ -23,3 +23,7 @@ ModelPath = Annotated[
     Path | None,
     typer.Option(help="Folder with config.json and tokenizer.json.", show_default=False),
 ]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Fetch a model that is missing without asking.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Go on where only a warning would stop it.")]

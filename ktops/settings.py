@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import Text, text
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 10002
@@ -42,12 +43,19 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
+class _UnfitError(Exception):
+    """A raw value that a setting cannot take; `wanted` completes "must be ..."."""
+
+    def __init__(self, wanted: Text) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+
 @dataclass(frozen=True)
 class _Setting:
     """One setting: its name in a file, its environment variable, and how a raw value is read.
 
-    `parse(raw, base)` raises ValueError with a phrase that completes "must be ..."; `base` is the
-    folder a relative path starts from.
+    `parse(raw, base)` raises _UnfitError; `base` is the folder a relative path starts from.
     """
 
     name: str
@@ -57,31 +65,33 @@ class _Setting:
 
 def _text(raw: object, base: Path) -> str:
     if not isinstance(raw, str) or not raw.strip():
-        raise ValueError("a text that is not empty")
+        raise _UnfitError(text("a text that is not empty"))
     return raw.strip()
 
 
 def _path(raw: object, base: Path) -> Path:
     if not isinstance(raw, str | Path) or not str(raw):
-        raise ValueError("a path")
+        raise _UnfitError(text("a path"))
     try:
         return base / Path(raw).expanduser()
     except RuntimeError as error:  # ~nobody
-        raise ValueError("a path; that home folder does not exist") from error
+        raise _UnfitError(text("a path; that home folder does not exist")) from error
 
 
 def _integer(low: int, high: int | None = None) -> Callable[[object, Path], int]:
-    wanted = f"a whole number from {low} to {high}" if high else f"a whole number, at least {low}"
+    wanted = text("a whole number, at least {low}", low=low)
+    if high is not None:
+        wanted = text("a whole number from {low} to {high}", low=low, high=high)
 
     def parse(raw: object, base: Path) -> int:
         try:
             value = int(raw) if isinstance(raw, str) else raw
         except ValueError as error:
-            raise ValueError(wanted) from error
+            raise _UnfitError(wanted) from error
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(wanted)
+            raise _UnfitError(wanted)
         if value < low or (high is not None and value > high):
-            raise ValueError(wanted)
+            raise _UnfitError(wanted)
         return value
 
     return parse
@@ -103,22 +113,32 @@ SECRETS = frozenset({"api_key"})  # never printed, unless asked for by name
 
 def user_config_file() -> Path:
     """The user's configuration file, whether it exists or not."""
-    import platformdirs
-
-    return platformdirs.user_config_path("ktops") / USER_CONFIG_FILE
+    return _user_folder("config", ".config") / USER_CONFIG_FILE
 
 
-def setting_name(text: str) -> str:
-    """The setting that `text` names, with dashes or underscores.
+def _user_folder(kind: str, below_home: str) -> Path:
+    """ktops' folder for "config" or "data". The doctor also runs where platformdirs is missing: by
+    the XDG rule, which is what platformdirs follows on Linux."""
+    try:
+        import platformdirs
+    except ImportError:
+        base = os.environ.get(f"XDG_{kind.upper()}_HOME") or Path.home() / below_home
+        return Path(base) / "ktops"
+    find = {"config": platformdirs.user_config_path, "data": platformdirs.user_data_path}
+    return find[kind]("ktops")
+
+
+def setting_name(given: str) -> str:
+    """The setting that `given` names, with dashes or underscores.
 
     Raises KtopsError "unknown-setting", with the one that was probably meant.
     """
-    name = text.replace("-", "_")
+    name = given.replace("-", "_")
     if name in SETTING_NAMES:
         return name
     raise KtopsError(
         "unknown-setting",
-        f"ktops has no setting {text!r}{_guess(text)}",
+        text("ktops has no setting {given!r}{guess}", given=given, guess=_guess(given)),
         "ktops config show",
         exit_status=EXIT_USAGE,
     )
@@ -138,14 +158,12 @@ def load_settings(**flags: object) -> Settings:
 
     A flag that is None was not given. Raises KtopsError as `resolve_settings` does.
     """
-    import platformdirs
-
     return resolve_settings(
         flags,
         environ=os.environ,
         folder=Path.cwd(),
         config_dir=user_config_file().parent,
-        data_dir=platformdirs.user_data_path("ktops"),
+        data_dir=_user_folder("data", ".local/share"),
     )
 
 
@@ -172,7 +190,8 @@ def resolve_settings(
         if found is None:
             continue
         raw, origin, label, base = found
-        values[setting.name] = _parse(setting, raw, label, base or folder, f"change {label}")
+        hint = text("change {label}", label=label)
+        values[setting.name] = _parse(setting, raw, label, base or folder, hint)
         origins[setting.name] = origin
     return Settings(origins=MappingProxyType(origins), **values)  # type: ignore[arg-type]
 
@@ -197,7 +216,7 @@ def _lookup(
         return environ[setting.variable], setting.variable, setting.variable, None
     for file in files:
         if setting.name in file.values:
-            label = f"{setting.name} in {file.path}"
+            label = text("{name} in {file}", name=setting.name, file=file.path)
             return file.values[setting.name], str(file.path), label, file.path.parent
     return None
 
@@ -205,14 +224,13 @@ def _lookup(
 def _parse(setting: _Setting, raw: object, label: str, base: Path, hint: str) -> object:
     try:
         return setting.parse(raw, base)
-    except ValueError as error:
-        found = label if setting.name in SECRETS else f"{label} is {raw!r}: it"
-        raise KtopsError(
-            "invalid-setting",
-            f"{found} must be {error}",
-            hint,
-            exit_status=EXIT_USAGE,
-        ) from error
+    except _UnfitError as error:
+        message = text(
+            "{label} is {raw!r}: it must be {wanted}", label=label, raw=raw, wanted=error.wanted
+        )
+        if setting.name in SECRETS:
+            message = text("{label} must be {wanted}", label=label, wanted=error.wanted)
+        raise KtopsError("invalid-setting", message, hint, exit_status=EXIT_USAGE) from error
 
 
 def read_config_text(path: Path) -> tuple[str, dict[str, object]]:
@@ -221,21 +239,21 @@ def read_config_text(path: Path) -> tuple[str, dict[str, object]]:
     Raises KtopsError "invalid-config" when it cannot be read or is not TOML.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
-        return text, tomllib.loads(text)
+        content = path.read_bytes().decode("utf-8")
+        return content, tomllib.loads(content)
     except (FileNotFoundError, NotADirectoryError):
         return "", {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KtopsError(
             "invalid-config",
-            f"{path} is not valid TOML: {error}",
-            f"correct that place in {path}, or move the file away",
+            text("{path} is not valid TOML: {error}", path=path, error=error),
+            text("correct that place in {path}, or move the file away", path=path),
             exit_status=EXIT_USAGE,
         ) from error
     except OSError as error:
         raise KtopsError(
             "invalid-config",
-            f"{path} cannot be read: {error.strerror}",
+            text("{path} cannot be read: {reason}", path=path, reason=error.strerror),
             f"ls -l {path}",
             exit_status=EXIT_USAGE,
         ) from error
@@ -247,8 +265,18 @@ def _read_config(path: Path) -> _ConfigFile:
         if key not in SETTING_NAMES:
             raise KtopsError(
                 "invalid-config",
-                f"{path} sets {key!r}, which is no setting of ktops{_guess(key)}",
-                f"rename or remove {key!r} in {path}; the settings are {', '.join(SETTING_NAMES)}",
+                text(
+                    "{path} sets {key!r}, which is no setting of ktops{guess}",
+                    path=path,
+                    key=key,
+                    guess=_guess(key),
+                ),
+                text(
+                    "rename or remove {key!r} in {path}; the settings are {names}",
+                    key=key,
+                    path=path,
+                    names=", ".join(SETTING_NAMES),
+                ),
                 exit_status=EXIT_USAGE,
             )
     return _ConfigFile(path, values)
@@ -256,4 +284,4 @@ def _read_config(path: Path) -> _ConfigFile:
 
 def _guess(key: str) -> str:
     close = get_close_matches(key.replace("-", "_"), SETTING_NAMES, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return text("; did you mean {name!r}?", name=close[0]) if close else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from schemas import check_output
 
 from ktops.cli import run
 
@@ -48,6 +49,7 @@ def ktops(
         status = run(list(args))
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
+        check_output(args, captured.out)
         return Ran(status, captured.out, captured.err)
 
     return invoke

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ktops.chat_client import ChatClient
-from ktops.conversation import Conversation, Sampling, converse
+from ktops.chat.client import ChatClient
+from ktops.chat.conversation import Conversation, Sampling, converse
 from ktops.output import Output
 
 

@@ -14,10 +14,13 @@ HEAVY = (
     "fastapi",
     "uvicorn",
     "huggingface_hub",
+    "modelscope_hub",
+    "requests",
     "tokenizers",
     "httpx",
     "pydantic_core",
     "rich",
+    "prometheus_client",
     "gguf",
 )
 
@@ -39,6 +42,12 @@ sys.exit(status)
         ["serve", "--help"],
         ["config"],
         ["config", "show", "-h"],
+        ["top", "--help"],
+        ["env", "--help"],
+        ["download", "--help"],
+        ["models", "--help"],
+        ["doctor", "--help"],
+        ["plan", "--help"],
     ],
 )
 def test_nothing_heavy_is_imported(args):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from ktops.launch.progress import LoadView
 from ktops.output import Mode, Output
-from ktops.progress import LoadView
 from ktops.units import format_bytes, format_bytes_decimal, format_duration, format_rate
 from ktops_engine.types import LoadProgress
 
@@ -41,7 +41,7 @@ def test_a_pipe_gets_a_line_every_ten_seconds_and_a_sum(capsys):
     assert captured.err.splitlines() == [
         "  load    50 %  read 2 GiB of 4 GiB  179 MB/s  0:12 left",
         "  load    100 %  read 4 GiB of 4 GiB  179 MB/s",
-        "  load    4 GiB in 30.0 s",
+        "  load    4 GiB in 30.0 s, 143.2 MB/s",
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capfd):
     error = capfd.readouterr().err
     assert "━" in error
     assert "\x1b[?25h" in error  # the cursor is back
-    assert error.endswith("  load    4 GiB in 5.0 s\n")
+    assert error.endswith("  load    4 GiB in 5.0 s, 859 MB/s\n")
 
 
 def test_a_failed_load_leaves_no_bar_behind(monkeypatch):

@@ -35,7 +35,10 @@ def test_the_top_level_is_exactly_the_three_packages(wheel_names):
     "name",
     [
         "ktops/hub/catalogue.toml",
+        "ktops/messages/zh/engine.toml",
         "ktops/py.typed",
+        "ktops/schemas/error.json",
+        "ktops/schemas/env.json",
         "ktops_engine/_csrc/CMakeLists.txt",
         "ktops_engine/_csrc/include/ktops.h",
         "ktops_engine/demo/ktops-demo-Q4_K_M-00001-of-00002.gguf",

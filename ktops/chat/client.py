@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.text import text
 
 if TYPE_CHECKING:
     import httpx
@@ -114,7 +115,7 @@ def _pieces(lines: Iterator[str]) -> Iterator[ChatPiece]:
             break
         chunk = json.loads(data)
         if "error" in chunk:
-            raise _server_error(chunk["error"].get("message", "no reason given"))
+            raise _server_error(chunk["error"].get("message", text("no reason given")))
         usage = chunk.get("usage") or usage
         for choice in chunk["choices"]:
             delta = choice.get("delta", {})
@@ -133,24 +134,28 @@ def _check(response: httpx.Response, url: str) -> None:
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"status {response.status_code}"
+        message = text("status {status}", status=response.status_code)
     if response.status_code == 401:
         raise KtopsError(
             "invalid-api-key",
-            f"the server at {url} wants another API key: {message}",
-            "ktops chat --api-key KEY   (or set KTOPS_API_KEY)",
+            text("the server at {url} wants another API key: {message}", url=url, message=message),
+            text("ktops chat --api-key KEY   (or set KTOPS_API_KEY)"),
         )
     raise _server_error(message)
 
 
 def _server_error(message: str) -> KtopsError:
-    return KtopsError("server-error", f"the server answered: {message}", "ktops chat --help")
+    return KtopsError(
+        "server-error",
+        text("the server answered: {message}", message=message),
+        "ktops chat --help",
+    )
 
 
 def _bad_url(url: str) -> KtopsError:
     return KtopsError(
         "invalid-url",
-        f"--url {url!r} is not the URL of a server",
+        text("--url {url!r} is not the URL of a server", url=url),
         "ktops chat --url http://127.0.0.1:10002",
         exit_status=EXIT_USAGE,
     )
@@ -159,14 +164,14 @@ def _bad_url(url: str) -> KtopsError:
 def _unreachable(url: str, error: Exception) -> KtopsError:
     return KtopsError(
         "server-unreachable",
-        f"no answer from {url}: {error or type(error).__name__}",
-        "ktops serve   (in another terminal), or ktops chat without --url",
+        text("no answer from {url}: {reason}", url=url, reason=str(error) or type(error).__name__),
+        text("ktops serve   (in another terminal), or ktops chat without --url"),
     )
 
 
 def _not_openai(url: str) -> KtopsError:
     return KtopsError(
         "not-a-model-server",
-        f"{url} answers, but not as an OpenAI server does",
-        "ktops chat --url http://127.0.0.1:10002   (the address that ktops serve printed)",
+        text("{url} answers, but not as an OpenAI server does", url=url),
+        text("ktops chat --url http://127.0.0.1:10002   (the address that ktops serve printed)"),
     )

@@ -6,16 +6,17 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 
-from ktops.chat_client import ChatClient, ChatPiece, Message
+from ktops.chat.client import ChatClient, ChatPiece, Message
 from ktops.output import Output
 from ktops_engine.errors import KtopsError
+from ktops_engine.text import text
 
 PROMPT = "> "
 HELP = (
-    "/reset   forget the conversation",
-    "/help    this list",
-    "/exit    leave, as Ctrl-D does",
-    "Ctrl-C   stop the answer; at the prompt: leave",
+    text("/reset   forget the conversation"),
+    text("/help    this list"),
+    text("/exit    leave, as Ctrl-D does"),
+    text("Ctrl-C   stop the answer; at the prompt: leave"),
 )
 
 
@@ -59,13 +60,13 @@ class Conversation:
     def model(self) -> str:
         return self._model
 
-    def ask(self, text: str, reply: Reply) -> Generator[ChatPiece]:
-        """Send `text` and yield the answer's pieces, which are gathered in `reply` too.
+    def ask(self, words: str, reply: Reply) -> Generator[ChatPiece]:
+        """Send `words` and yield the answer's pieces, which are gathered in `reply` too.
 
         Question and answer join the history once there is some answer, even a stopped one;
         the reasoning never does, as the model expects. Line ends before the answer are dropped.
         """
-        question = {"role": "user", "content": text}
+        question = {"role": "user", "content": words}
         stream = self._client.stream(
             self._model,
             [*self._messages, question],
@@ -93,7 +94,10 @@ def converse(conversation: Conversation, output: Output) -> None:
 
     Ctrl-C stops a running answer; at the prompt it raises KeyboardInterrupt.
     """
-    output.note(f"Talking to {conversation.model}. /help lists the commands, /exit leaves.")
+    greeting = text(
+        "Talking to {model}. /help lists the commands, /exit leaves.", model=conversation.model
+    )
+    output.note(greeting)
     while True:
         try:
             line = output.prompt(PROMPT).strip()
@@ -104,21 +108,21 @@ def converse(conversation: Conversation, output: Output) -> None:
             return
         if line == "/reset":
             conversation.reset()
-            output.note("The conversation is forgotten.")
+            output.note(text("The conversation is forgotten."))
         elif line.startswith("/"):
             if line != "/help":
-                output.note(f"There is no command {line.split()[0]}.")
-            for text in HELP:
-                output.note(text)
+                output.note(text("There is no command {command}.", command=line.split()[0]))
+            for entry in HELP:
+                output.note(entry)
         elif line:
             _answer(conversation, line, output)
 
 
-def _answer(conversation: Conversation, text: str, output: Output) -> None:
+def _answer(conversation: Conversation, words: str, output: Output) -> None:
     """Print one answer as it comes: the reasoning dimmed, then the answer."""
     reply = Reply()
     try:
-        with closing(conversation.ask(text, reply)) as pieces:
+        with closing(conversation.ask(words, reply)) as pieces:
             for piece in pieces:
                 if piece.kind == "reasoning":
                     output.stream(piece.text, "dim")
@@ -130,16 +134,16 @@ def _answer(conversation: Conversation, text: str, output: Output) -> None:
         _note_early_end(reply, output)
     except KeyboardInterrupt:
         output.stream("\n")
-        output.note("Stopped. Ctrl-C again leaves.")
+        output.note(text("Stopped. Ctrl-C again leaves."))
     except KtopsError as error:
         output.stream("\n" if reply.reasoning or reply.answer else "")
         output.error(error)
 
 
-def answer_once(conversation: Conversation, text: str, output: Output) -> None:
+def answer_once(conversation: Conversation, words: str, output: Output) -> None:
     """Ask one question and print nothing but the answer; with --json a document of it all."""
     reply = Reply()
-    with closing(conversation.ask(text, reply)) as pieces:
+    with closing(conversation.ask(words, reply)) as pieces:
         for piece in pieces:
             if piece.kind == "answer" and not output.is_json:
                 output.stream(piece.text)
@@ -153,7 +157,8 @@ def answer_once(conversation: Conversation, text: str, output: Output) -> None:
 def _note_early_end(reply: Reply, output: Output) -> None:
     """Say so when an answer was cut at its limit."""
     if reply.finish_reason == "length":
-        tokens = reply.usage.get("completion_tokens", "some")
-        output.warn(
-            f"the answer was cut after {tokens} tokens", "--max-new-tokens raises the limit"
-        )
+        said = text("the answer was cut at its limit")
+        if "completion_tokens" in reply.usage:
+            count = reply.usage["completion_tokens"]
+            said = text("the answer was cut after {count} tokens", count=count)
+        output.warn(said, text("--max-new-tokens raises the limit"))
