@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import jsonschema
 import pytest
+from schemas import schema
 
 import ktops.planning.machines.live as live
 from ktops.hub.catalogue import load_catalogue
@@ -15,7 +13,6 @@ from ktops.settings import Settings
 from ktops_engine.machine import GpuFacts, MachineFacts
 
 GIB = 1 << 30
-SCHEMA = json.loads((Path(live.__file__).parents[1] / "schemas/plan.json").read_text())
 SMALL = MachineFacts(
     tuple(range(8)), 24 * GIB, 22 * GIB, read_bandwidth=40e9, bandwidth_is_measured=True,
     isa="avx2", name="Test CPU",
@@ -33,7 +30,7 @@ def settings(tmp_path):
 
 
 def document(ran):
-    jsonschema.validate(ran.document, SCHEMA)
+    jsonschema.validate(ran.document, schema("plan"))
     return ran.document
 
 
