@@ -53,7 +53,7 @@ double read_gigabytes(const Setup& setup) {
   return static_cast<double>(setup.weight_bytes) / 1e9 / seconds;
 }
 
-void bench_type(const Setup& setup, uint32_t type) {
+void bench_type(const Setup& setup, uint32_t type, uint32_t layout) {
   std::mt19937 random(1);
   const testing::Block block = testing::block_of(type);
   const size_t row_bytes = kCols / block.size * block.bytes;
@@ -62,15 +62,13 @@ void bench_type(const Setup& setup, uint32_t type) {
   const std::vector<uint8_t> some = testing::random_weights(random, type, 64 * kCols);
   for (size_t at = 0; at < setup.weight_bytes; at += some.size())
     memcpy(setup.weights + at, some.data(), std::min(some.size(), setup.weight_bytes - at));
-  printf("%5s", testing::type_name(type));
+  printf("%5s%s", testing::type_name(type), layout == KTOPS_LAYOUT_GGUF ? " " : "*");
   for (const size_t tokens : {1, 2, 4, 8, 16, 64}) {
     const size_t used_rows = tokens < 8 ? rows : std::min<size_t>(rows, 512);
     const std::vector<float> x = testing::random_floats(random, tokens * kCols);
     std::vector<float> y(tokens * used_rows);
-    const ktops_matmul_args args{{setup.weights, used_rows, kCols, type, KTOPS_LAYOUT_GGUF, 1, 0},
-                                 x.data(),
-                                 y.data(),
-                                 tokens};
+    const ktops_matmul_args args{
+        {setup.weights, used_rows, kCols, type, layout, 1, 0}, x.data(), y.data(), tokens};
     const double seconds = best_seconds(setup, [&] { ktops_matmul(setup.pool, &args); });
     if (tokens < 8)
       printf(" %9.1f", static_cast<double>(used_rows * row_bytes) / 1e9 / seconds);
@@ -80,7 +78,7 @@ void bench_type(const Setup& setup, uint32_t type) {
   const std::vector<float> x = testing::random_floats(random, 256);
   std::vector<float> y(256);
   const ktops_matmul_args args{
-      {setup.weights, 256, 256, type, KTOPS_LAYOUT_GGUF, 1, 0}, x.data(), y.data(), 1};
+      {setup.weights, 256, 256, type, layout, 1, 0}, x.data(), y.data(), 1};
   printf(" %9.2f\n", 1e6 * best_seconds(setup, [&] { ktops_matmul(setup.pool, &args); }));
 }
 
@@ -107,10 +105,13 @@ int main(int argc, char** argv) {
                     static_cast<uint8_t*>(weights.address), weights.num_bytes};
   printf("%d threads, %s, float32 read %.1f GB/s\n", threads, isa, read_gigabytes(setup));
   printf("           GB/s of weights, tokens    GFLOP/s, tokens                  us\n");
-  printf(" type         1         2         4         8        16        64   256x256\n");
+  printf(
+      " type          1         2         4         8        16        64   256x256    * packed\n");
   for (const uint32_t type : testing::kAllTypes)
     if (argc < 4 || strcmp(argv[3], testing::type_name(type)) == 0)
-      bench_type(setup, type);
+      for (const uint32_t layout : {KTOPS_LAYOUT_GGUF, KTOPS_LAYOUT_PANEL16})
+        if (layout == KTOPS_LAYOUT_GGUF || testing::block_of(type).size > 1)
+          bench_type(setup, type, layout);
   ktops_free(&weights);
   ktops_pool_destroy(pool);
 }

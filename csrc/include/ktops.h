@@ -17,7 +17,7 @@ extern "C" {
 #define KTOPS_API __attribute__((visibility("default")))
 
 /* Raised by any change of a struct, a number or a meaning in this header. */
-#define KTOPS_ABI_VERSION 1
+#define KTOPS_ABI_VERSION 2
 
 typedef enum ktops_status {
   KTOPS_OK = 0,
@@ -29,6 +29,7 @@ typedef enum ktops_status {
   KTOPS_ERROR_OUT_OF_MEMORY = 6,
   KTOPS_ERROR_THREADS = 7,
   KTOPS_ERROR_UNKNOWN_ISA = 8,
+  KTOPS_ERROR_FILE = 9,
 } ktops_status;
 
 /* Numbers of GGML, as found in GGUF files. */
@@ -44,8 +45,14 @@ typedef enum ktops_type {
   KTOPS_TYPE_BF16 = 30,
 } ktops_type;
 
-/* How the blocks of a matrix lie in memory. GGUF: row after row, each a run of blocks. */
-typedef enum ktops_layout { KTOPS_LAYOUT_GGUF = 0 } ktops_layout;
+/* How the blocks of a matrix lie in memory; both take the same bytes. */
+typedef enum ktops_layout {
+  /* Row after row, each a run of blocks, as in the file. */
+  KTOPS_LAYOUT_GGUF = 0,
+  /* Sixteen rows interleaved in words of four bytes (csrc/README.md); quantised types only. Rows
+   * left over from a multiple of sixteen follow as in the file. */
+  KTOPS_LAYOUT_PANEL16 = 1,
+} ktops_layout;
 
 /* Weights, [num_experts, rows, cols]; the experts follow one another without gaps. */
 typedef struct ktops_matrix {
@@ -84,6 +91,18 @@ typedef struct ktops_moe_args {
   uint32_t reserved; /* zero */
 } ktops_moe_args;
 
+/* Rows [first_row, first_row + num_rows) of a matrix, those of all experts counted on, from a file.
+ * The first is a multiple of 16 within its expert, and so is the end unless the expert ends there.
+ * target.data is written to. */
+typedef struct ktops_read_args {
+  ktops_matrix target;
+  uint64_t first_row;
+  uint64_t num_rows;
+  uint64_t offset;    /* of the matrix's first row in the file */
+  int32_t file;       /* descriptor */
+  int32_t file_errno; /* set with KTOPS_ERROR_FILE; 0: the file has ended */
+} ktops_read_args;
+
 /* Memory from ktops_alloc. The last three fields tell what the kernel granted: the nodes the pages
  * are spread over (1: not spread), and the errno of a refused request for huge pages or spreading.
  */
@@ -100,8 +119,8 @@ typedef struct ktops_pool ktops_pool;
 
 KTOPS_API uint32_t ktops_abi_version(void);
 
-/* The sizes of ktops_matrix, ktops_matmul_args, ktops_moe_args and ktops_buffer, in this order.
- * Writes at most `capacity` of them and returns how many there are. */
+/* The sizes of ktops_matrix, ktops_matmul_args, ktops_moe_args, ktops_buffer and ktops_read_args,
+ * in this order. Writes at most `capacity` of them and returns how many there are. */
 KTOPS_API uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity);
 
 /* A short English sentence; never null. */
@@ -132,9 +151,21 @@ KTOPS_API int32_t ktops_pool_destroy(ktops_pool* pool);
 KTOPS_API int32_t ktops_matmul(ktops_pool* pool, const ktops_matmul_args* args);
 KTOPS_API int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args);
 
-/* float32 values of `count` weights (a multiple of the block) on the calling thread. */
+/* Copies a matrix from `source`, in the file's layout, to target->data in the target's. */
+KTOPS_API int32_t ktops_pack(ktops_pool* pool, const ktops_matrix* target, const void* source);
+
+/* The same from a file, through a small buffer for each thread. */
+KTOPS_API int32_t ktops_read(ktops_pool* pool, ktops_read_args* args);
+
+/* float32 values of `count` weights (a multiple of the block) in the file's layout, on the calling
+ * thread. */
 KTOPS_API int32_t ktops_dequantize(uint32_t type, const void* source, float* target,
                                    uint64_t count);
+
+/* float32 values of some rows, counted on through the experts, of a matrix in any layout: target is
+ * [num_rows, cols]. On the calling thread. */
+KTOPS_API int32_t ktops_dequantize_rows(const ktops_matrix* matrix, uint64_t first_row,
+                                        uint64_t num_rows, float* target);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@
 #include "matmul.h"
 #include "memory.h"
 #include "moe.h"
+#include "pack.h"
 #include "pool.h"
 
 namespace {
@@ -26,7 +27,8 @@ int32_t check_matrix(const ktops_matrix& matrix) {
   const ktops::TypeInfo info = ktops::type_info(matrix.type);
   if (info.block_bytes == 0)
     return KTOPS_ERROR_UNKNOWN_TYPE;
-  if (matrix.layout != KTOPS_LAYOUT_GGUF)
+  if (matrix.layout > KTOPS_LAYOUT_PANEL16 ||
+      (matrix.layout == KTOPS_LAYOUT_PANEL16 && ktops::packed_type(matrix.type).num_words == 0))
     return KTOPS_ERROR_UNKNOWN_LAYOUT;
   if (matrix.cols == 0 || matrix.cols % info.block_size != 0 || matrix.num_experts == 0 ||
       !fits(matrix.rows, matrix.cols, matrix.num_experts))
@@ -76,6 +78,25 @@ int32_t check_moe(const ktops_moe_args& args) {
   return check_expert_ids(args);
 }
 
+bool is_row_range(const ktops_matrix& matrix, uint64_t first_row, uint64_t num_rows) {
+  const uint64_t all_rows = matrix.rows * matrix.num_experts;
+  return first_row <= all_rows && num_rows <= all_rows - first_row;
+}
+
+// A range may begin and end between panels, or at the ends of an expert.
+int32_t check_read(const ktops_read_args& args) {
+  if (const int32_t status = check_matrix(args.target); status != KTOPS_OK)
+    return status;
+  if (!is_row_range(args.target, args.first_row, args.num_rows))
+    return KTOPS_ERROR_BAD_SHAPE;
+  if (args.num_rows == 0)
+    return KTOPS_OK;
+  for (const uint64_t row : {args.first_row, args.first_row + args.num_rows})
+    if (row % args.target.rows % ktops::kPanelRows != 0)
+      return KTOPS_ERROR_BAD_SHAPE;
+  return KTOPS_OK;
+}
+
 class PoolLock {
  public:
   explicit PoolLock(ktops_pool* pool) : pool_(pool) { pool_->lock(); }
@@ -95,7 +116,8 @@ uint32_t ktops_abi_version(void) { return KTOPS_ABI_VERSION; }
 
 uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity) {
   constexpr uint32_t kSizes[] = {sizeof(ktops_matrix), sizeof(ktops_matmul_args),
-                                 sizeof(ktops_moe_args), sizeof(ktops_buffer)};
+                                 sizeof(ktops_moe_args), sizeof(ktops_buffer),
+                                 sizeof(ktops_read_args)};
   constexpr uint32_t kCount = sizeof kSizes / sizeof *kSizes;
   for (uint32_t i = 0; sizes != nullptr && i < capacity && i < kCount; ++i)
     sizes[i] = kSizes[i];
@@ -122,6 +144,8 @@ const char* ktops_status_string(int32_t status) {
     return "a thread could not be started";
   case KTOPS_ERROR_UNKNOWN_ISA:
     return "KTOPS_ISA names no known instruction set";
+  case KTOPS_ERROR_FILE:
+    return "the file cannot be read, or is too short";
   default:
     return "unknown status";
   }
@@ -211,6 +235,31 @@ int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args) {
   return ktops::moe_forward(*pool, *args);
 }
 
+int32_t ktops_pack(ktops_pool* pool, const ktops_matrix* target, const void* source) {
+  if (pool == nullptr || target == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  if (const int32_t status = check_matrix(*target); status != KTOPS_OK)
+    return status;
+  if (target->rows == 0)
+    return KTOPS_OK;
+  if (source == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  const PoolLock lock(pool);
+  ktops::pack(*pool, *target, static_cast<const uint8_t*>(source));
+  return KTOPS_OK;
+}
+
+int32_t ktops_read(ktops_pool* pool, ktops_read_args* args) {
+  if (pool == nullptr || args == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  if (const int32_t status = check_read(*args); status != KTOPS_OK)
+    return status;
+  if (args->num_rows == 0)
+    return KTOPS_OK;
+  const PoolLock lock(pool);
+  return ktops::read_packed(*pool, *args);
+}
+
 int32_t ktops_dequantize(uint32_t type, const void* source, float* target, uint64_t count) {
   const ktops::TypeInfo info = ktops::type_info(type);
   if (info.block_bytes == 0)
@@ -222,6 +271,22 @@ int32_t ktops_dequantize(uint32_t type, const void* source, float* target, uint6
   if (source == nullptr || target == nullptr)
     return KTOPS_ERROR_NULL_POINTER;
   ktops::dequantize(type, source, target, count);
+  return KTOPS_OK;
+}
+
+int32_t ktops_dequantize_rows(const ktops_matrix* matrix, uint64_t first_row, uint64_t num_rows,
+                              float* target) {
+  if (matrix == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  if (const int32_t status = check_matrix(*matrix); status != KTOPS_OK)
+    return status;
+  if (!is_row_range(*matrix, first_row, num_rows))
+    return KTOPS_ERROR_BAD_SHAPE;
+  if (num_rows == 0)
+    return KTOPS_OK;
+  if (target == nullptr)
+    return KTOPS_ERROR_NULL_POINTER;
+  ktops::dequantize_rows(*matrix, first_row, num_rows, target);
   return KTOPS_OK;
 }
 

@@ -5,6 +5,7 @@
 
 #include "blocks.h"
 #include "half.h"
+#include "layout.h"
 
 namespace ktops {
 namespace {
@@ -107,6 +108,17 @@ void convert_halves(const void* source, float* target, uint64_t count, Convert c
   }
 }
 
+// Block `index` of a row of a packed panel as the file has it.
+void unpack_block(const PackedType& type, const uint8_t* panel, uint32_t row, size_t index,
+                  size_t num_blocks, uint8_t* block) {
+  const PackedPlace place = packed_place(type, index, num_blocks);
+  for (uint32_t word = 0; word < type.num_words; ++word)
+    memcpy(block + type.words_at + 4 * word, panel + place.lines + 4 * (word * kPanelRows + row),
+           4);
+  if (type.num_halves != 0)
+    memcpy(block + type.half_at, panel + place.halves + 2 * row, 2);
+}
+
 float bf16_to_float(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half) << 16;
   float value;
@@ -138,6 +150,30 @@ void dequantize(uint32_t type, const void* source, float* target, uint64_t count
     return dequantize_blocks<BlockQ5_K>(source, target, count, block_size);
   case KTOPS_TYPE_Q6_K:
     return dequantize_blocks<BlockQ6_K>(source, target, count, block_size);
+  }
+}
+
+void dequantize_rows(const ktops_matrix& matrix, uint64_t first_row, uint64_t num_rows,
+                     float* target) {
+  const TypeInfo info = type_info(matrix.type);
+  const PackedType packed = packed_type(matrix.type);
+  const size_t num_blocks = matrix.cols / info.block_size;
+  const size_t row_bytes = num_blocks * info.block_bytes;
+  const uint64_t panel_rows = matrix.rows / kPanelRows * kPanelRows;
+  const auto* data = static_cast<const uint8_t*>(matrix.data);
+  for (uint64_t i = first_row; i < first_row + num_rows; ++i, target += matrix.cols) {
+    const uint64_t row = i % matrix.rows;
+    if (matrix.layout == KTOPS_LAYOUT_GGUF || row >= panel_rows) {
+      dequantize(matrix.type, data + i * row_bytes, target, matrix.cols);
+      continue;
+    }
+    const uint32_t lane = row % kPanelRows;
+    for (size_t b = 0; b < num_blocks; ++b) {
+      uint8_t block[256];
+      static_assert(sizeof(BlockQ6_K) <= sizeof block);
+      unpack_block(packed, data + (i - lane) * row_bytes, lane, b, num_blocks, block);
+      dequantize(matrix.type, block, target + b * info.block_size, info.block_size);
+    }
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "blocks.h"
+#include "layout.h"
 
 namespace ktops {
 
@@ -18,7 +19,6 @@ constexpr size_t kLineBytes = 64;
 constexpr size_t kIntColumns = 32;   // columns in a line of the int16 form
 constexpr size_t kFloatColumns = 16; // columns in a line of the float form
 constexpr uint32_t kMaxTileTokens = 64;
-constexpr uint32_t kMaxPanelRows = 16;
 
 // x[i] = scale * q[i]; sum = scale * Σ q[i], what the minimum of a weight group is multiplied with.
 struct GroupMeta {
@@ -26,26 +26,35 @@ struct GroupMeta {
   float sum;
 };
 
-// One panel (up to panel_rows rows, all columns) times up to kMaxTileTokens tokens.
+// One panel (up to kPanelRows rows, all columns) times up to kMaxTileTokens tokens.
 struct PanelArgs {
   const uint8_t* weights;
   size_t row_bytes;
   size_t cols;
   uint32_t num_rows;
   uint32_t num_tokens;
-  bool has_next;              // whether the caller goes on with the panel behind this one
+  const uint8_t* next;        // what the caller reads behind this panel, called into the cache
   const void* const* records; // [num_tokens]
-  float* out;                 // [num_tokens, panel_rows], 64-byte aligned
+  float* out;                 // [num_tokens, kPanelRows], 64-byte aligned
+};
+
+// kPanelRows rows of the file's layout, row_bytes each, into a panel of the packed one.
+struct PackArgs {
+  const uint8_t* rows;
+  size_t row_bytes;
+  uint8_t* panel;
 };
 
 struct KernelTable {
   const char* name;
-  uint32_t panel_rows;
   // num_groups groups of 32 activations into their lines and metas.
   void (*quantize)(const float* x, size_t num_groups, void* lines, GroupMeta* metas);
   // out = silu(gate) * up
   void (*swiglu)(const float* gate, const float* up, float* out, size_t count);
-  void (*panel[kNumTypes])(const PanelArgs&); // by ktops_type; null where there is no such type
+  // By ktops_type; null where there is no such type, or no packed layout for it.
+  void (*row_panel[kNumTypes])(const PanelArgs&);    // rows in the file's layout
+  void (*packed_panel[kNumTypes])(const PanelArgs&); // kPanelRows rows, packed
+  void (*pack[kNumTypes])(const PackArgs&);
 };
 
 extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels, kAvx512VnniKernels;

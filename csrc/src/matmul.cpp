@@ -15,22 +15,21 @@ struct Piece {
   size_t first_row, last_row, first_token, last_token, first_result;
 };
 
-void multiply_piece(const WeightRows& weights, const Activations& activations, uint32_t panel_rows,
-                    const Piece& piece, float* y) {
-  alignas(64) float out[kMaxTileTokens * kMaxPanelRows];
+void multiply_piece(const WeightRows& weights, const Activations& activations, const Piece& piece,
+                    float* y) {
+  alignas(64) float out[kMaxTileTokens * kPanelRows];
   const void* records[kMaxTileTokens];
   const size_t max_tokens = tile_tokens(activations.record_bytes());
   for (size_t token = piece.first_token; token < piece.last_token; token += max_tokens) {
     const auto num_tokens = static_cast<uint32_t>(std::min(max_tokens, piece.last_token - token));
     for (uint32_t t = 0; t < num_tokens; ++t)
       records[t] = activations.record(piece.first_result + token + t);
-    for (size_t row = piece.first_row; row < piece.last_row; row += panel_rows) {
+    for (size_t row = piece.first_row; row < piece.last_row; row += kPanelRows) {
       const auto num_rows =
-          static_cast<uint32_t>(std::min<size_t>(panel_rows, piece.last_row - row));
-      multiply_panel(weights, row, num_rows, row + panel_rows < piece.last_row, records, num_tokens,
-                     out);
+          static_cast<uint32_t>(std::min<size_t>(kPanelRows, piece.last_row - row));
+      multiply_panel(weights, row, num_rows, weights.row(row + num_rows), records, num_tokens, out);
       for (uint32_t t = 0; t < num_tokens; ++t)
-        memcpy(y + (piece.first_result + token + t) * weights.rows + row, out + t * panel_rows,
+        memcpy(y + (piece.first_result + token + t) * weights.rows + row, out + t * kPanelRows,
                num_rows * sizeof(float));
     }
   }
@@ -53,9 +52,8 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   const Activations activations(carver, args.weight.type, weights.cols, num_matrices * num_tokens);
   store_all(pool, activations, args.x, num_matrices * num_tokens, weights.cols);
 
-  const uint32_t panel_rows = pool.kernels().panel_rows;
-  const size_t job_rows = rows_per_job(weights.rows, weights.row_bytes,
-                                       std::max<size_t>(panel_rows, 16), pool.num_threads());
+  const size_t job_rows =
+      rows_per_job(weights.rows, weights.row_bytes, kPanelRows, pool.num_threads());
   const size_t num_row_jobs = divide_up(weights.rows, job_rows);
   // With too few rows to keep the threads busy the tokens are shared out too, a tile at a time.
   const size_t tile = tile_tokens(activations.record_bytes());
@@ -64,7 +62,7 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   const auto multiply = [&](size_t index) {
     const size_t row = index % num_row_jobs * job_rows, rest = index / num_row_jobs;
     const size_t token = rest % num_token_jobs * job_tokens, matrix = rest / num_token_jobs;
-    multiply_piece(weight_rows(args.weight, matrix, pool.kernels()), activations, panel_rows,
+    multiply_piece(weight_rows(args.weight, matrix, pool.kernels()), activations,
                    {row, std::min(row + job_rows, weights.rows), token,
                     std::min(token + job_tokens, num_tokens), matrix * num_tokens},
                    args.y);

@@ -82,15 +82,16 @@ struct Pass {
 };
 
 // Rows [row, row + num_rows) of one projection for a tile of tokens into out: [num_tokens, 32].
-void project_group(const WeightRows& weights, uint32_t panel_rows, size_t row, uint32_t num_rows,
-                   bool is_last, const void* const* records, uint32_t num_tokens, float* out) {
-  alignas(64) float panel[kMaxTileTokens * kMaxPanelRows];
-  for (uint32_t done = 0; done < num_rows; done += panel_rows) {
-    const uint32_t count = std::min(panel_rows, num_rows - done);
-    multiply_panel(weights, row + done, count, done + count < num_rows || !is_last, records,
-                   num_tokens, panel);
+void project_group(const WeightRows& weights, size_t row, uint32_t num_rows, const uint8_t* next,
+                   const void* const* records, uint32_t num_tokens, float* out) {
+  alignas(64) float panel[kMaxTileTokens * kPanelRows];
+  for (uint32_t done = 0; done < num_rows; done += kPanelRows) {
+    const uint32_t count = std::min(kPanelRows, num_rows - done);
+    const bool is_last = done + count == num_rows;
+    multiply_panel(weights, row + done, count, is_last ? next : weights.row(row + done + count),
+                   records, num_tokens, panel);
     for (uint32_t t = 0; t < num_tokens; ++t)
-      memcpy(out + t * kGroupRows + done, panel + t * panel_rows, count * sizeof(float));
+      memcpy(out + t * kGroupRows + done, panel + t * kPanelRows, count * sizeof(float));
   }
 }
 
@@ -110,11 +111,9 @@ void gate_and_up(const Pass& pass, const ActiveExpert& active, size_t first_row,
     }
     for (size_t row = first_row; row < last_row; row += kGroupRows) {
       const auto num_rows = static_cast<uint32_t>(std::min<size_t>(kGroupRows, last_row - row));
-      const bool is_last = row + kGroupRows >= last_row;
-      project_group(gate_rows, pass.kernels.panel_rows, row, num_rows, is_last, gate_records,
-                    num_tokens, gate);
-      project_group(up_rows, pass.kernels.panel_rows, row, num_rows, is_last, up_records,
-                    num_tokens, up);
+      project_group(gate_rows, row, num_rows, up_rows.row(row), gate_records, num_tokens, gate);
+      project_group(up_rows, row, num_rows, gate_rows.row(row + num_rows), up_records, num_tokens,
+                    up);
       for (uint32_t t = 0; t < num_tokens; ++t) {
         float* values = gate + t * kGroupRows;
         pass.kernels.swiglu(values, up + t * kGroupRows, values, num_rows);
@@ -131,21 +130,20 @@ void add_weighted(const float* values, float weight, uint32_t count, float* y) {
 
 // y += weight * (down · hidden) in rows [first_row, last_row) for the tokens of one expert.
 void add_down(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row) {
-  alignas(64) float out[kMaxTileTokens * kMaxPanelRows];
+  alignas(64) float out[kMaxTileTokens * kPanelRows];
   const void* records[kMaxTileTokens];
   const Plan& plan = pass.plan;
-  const uint32_t panel_rows = pass.kernels.panel_rows;
   const WeightRows weights = weight_rows(pass.args.down, active.expert, pass.kernels);
   const size_t max_tokens = tile_tokens(plan.hidden.record_bytes());
   for (size_t pair = active.first_pair; pair < active.last_pair; pair += max_tokens) {
     const auto num_tokens = static_cast<uint32_t>(std::min(max_tokens, active.last_pair - pair));
     for (uint32_t t = 0; t < num_tokens; ++t)
       records[t] = plan.hidden.record(pair + t);
-    for (size_t row = first_row; row < last_row; row += panel_rows) {
-      const auto num_rows = static_cast<uint32_t>(std::min<size_t>(panel_rows, last_row - row));
-      multiply_panel(weights, row, num_rows, row + panel_rows < last_row, records, num_tokens, out);
+    for (size_t row = first_row; row < last_row; row += kPanelRows) {
+      const auto num_rows = static_cast<uint32_t>(std::min<size_t>(kPanelRows, last_row - row));
+      multiply_panel(weights, row, num_rows, weights.row(row + num_rows), records, num_tokens, out);
       for (uint32_t t = 0; t < num_tokens; ++t)
-        add_weighted(out + t * panel_rows, plan.pairs[pair + t].weight, num_rows,
+        add_weighted(out + t * kPanelRows, plan.pairs[pair + t].weight, num_rows,
                      pass.args.y + plan.pairs[pair + t].token * weights.rows + row);
     }
   }
@@ -171,7 +169,7 @@ void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) 
     gate_and_up(pass, plan.experts[index / up_jobs], row, std::min(row + up_rows, gate.rows));
   };
   const size_t down_rows =
-      rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), kMaxPanelRows,
+      rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), kPanelRows,
                    pool.num_threads());
   const auto second_pass = [&](size_t index) {
     const size_t row = index * down_rows, last_row = std::min(row + down_rows, down.rows);

@@ -20,7 +20,13 @@ WeightRows weight_rows(const ktops_matrix& matrix, size_t expert, const KernelTa
   const TypeInfo info = type_info(matrix.type);
   const size_t row_bytes = matrix.cols / info.block_size * info.block_bytes;
   const auto* data = static_cast<const uint8_t*>(matrix.data) + expert * matrix.rows * row_bytes;
-  return {data, row_bytes, matrix.rows, matrix.cols, kernels.panel[matrix.type]};
+  const bool packed = matrix.layout == KTOPS_LAYOUT_PANEL16;
+  return {data,
+          row_bytes,
+          matrix.rows,
+          matrix.cols,
+          kernels.row_panel[matrix.type],
+          packed ? kernels.packed_panel[matrix.type] : nullptr};
 }
 
 uint32_t tile_tokens(size_t record_bytes) {

@@ -14,7 +14,10 @@ struct WeightRows {
   size_t row_bytes;
   size_t rows;
   size_t cols;
-  void (*panel)(const PanelArgs&);
+  void (*row_panel)(const PanelArgs&);
+  void (*packed_panel)(const PanelArgs&); // null: all rows are in the file's layout
+
+  const uint8_t* row(size_t index) const { return data + index * row_bytes; }
 };
 
 WeightRows weight_rows(const ktops_matrix& matrix, size_t expert, const KernelTable& kernels);
@@ -32,13 +35,23 @@ size_t rows_per_job(size_t rows, size_t row_bytes, size_t step, size_t num_threa
 // multiplications.
 bool is_small_job(double weight_bytes, double products);
 
-// num_rows rows from first_row on, times the tokens of a tile, into out: [num_tokens, panel_rows].
-// has_next: whether the caller goes on with the rows that follow.
+// num_rows rows from first_row on, a multiple of kPanelRows, times the tokens of a tile, into out:
+// [num_tokens, kPanelRows]. `next` is what the caller reads then.
 inline void multiply_panel(const WeightRows& weights, size_t first_row, uint32_t num_rows,
-                           bool has_next, const void* const* records, uint32_t num_tokens,
+                           const uint8_t* next, const void* const* records, uint32_t num_tokens,
                            float* out) {
-  weights.panel({weights.data + first_row * weights.row_bytes, weights.row_bytes, weights.cols,
-                 num_rows, num_tokens, has_next, records, out});
+  const PanelArgs args{weights.row(first_row),
+                       weights.row_bytes,
+                       weights.cols,
+                       num_rows,
+                       num_tokens,
+                       next,
+                       records,
+                       out};
+  if (weights.packed_panel != nullptr && num_rows == kPanelRows)
+    weights.packed_panel(args);
+  else
+    weights.row_panel(args);
 }
 
 } // namespace ktops

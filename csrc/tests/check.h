@@ -120,6 +120,17 @@ inline std::vector<float> dequantized(uint32_t type, const std::vector<uint8_t>&
   return values;
 }
 
+// A matrix's bytes in a layout, from those of the file's.
+inline std::vector<uint8_t> laid_out(ktops_pool* pool, ktops_matrix matrix,
+                                     const std::vector<uint8_t>& source) {
+  std::vector<uint8_t> target(source.size(), 0xEE);
+  const Guarded guarded(source.data(), source.size());
+  matrix.data = target.data();
+  const int32_t status = ktops_pack(pool, &matrix, guarded.data());
+  CHECK(status == KTOPS_OK, "packing type %u: %s", matrix.type, ktops_status_string(status));
+  return target;
+}
+
 // x · weightsᵀ in float64: [num_tokens, rows].
 inline std::vector<double> reference_matmul(const float* weights, const float* x, size_t num_tokens,
                                             size_t rows, size_t cols) {

@@ -37,7 +37,7 @@ void check_matmul_refusals(ktops_pool* pool) {
   expect(KTOPS_ERROR_NULL_POINTER, [](Args& a) { a.weight.data = nullptr; });
   expect(KTOPS_ERROR_UNKNOWN_TYPE, [](Args& a) { a.weight.type = 3; });
   expect(KTOPS_ERROR_UNKNOWN_TYPE, [](Args& a) { a.weight.type = 1u << 31; });
-  expect(KTOPS_ERROR_UNKNOWN_LAYOUT, [](Args& a) { a.weight.layout = 1; });
+  expect(KTOPS_ERROR_UNKNOWN_LAYOUT, [](Args& a) { a.weight.layout = 2; });
   expect(KTOPS_ERROR_BAD_SHAPE, [](Args& a) { a.weight.cols = 65; });
   expect(KTOPS_ERROR_BAD_SHAPE, [](Args& a) { a.weight.cols = 0; });
   expect(KTOPS_ERROR_BAD_SHAPE, [](Args& a) { a.weight.num_experts = 0; });
@@ -94,8 +94,8 @@ void check_other_refusals() {
 void check_sizes() {
   uint32_t sizes[8] = {};
   CHECK(ktops_abi_version() == KTOPS_ABI_VERSION, "version");
-  CHECK(ktops_struct_sizes(nullptr, 0) == 4, "count");
-  CHECK(ktops_struct_sizes(sizes, 3) == 4 && sizes[2] != 0 && sizes[3] == 0, "capacity");
+  CHECK(ktops_struct_sizes(nullptr, 0) == 5, "count");
+  CHECK(ktops_struct_sizes(sizes, 3) == 5 && sizes[2] != 0 && sizes[3] == 0, "capacity");
   CHECK(sizes[0] == sizeof(ktops_matrix) && sizes[1] == sizeof(ktops_matmul_args), "sizes");
 }
 

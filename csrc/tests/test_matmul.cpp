@@ -6,6 +6,16 @@ using namespace testing;
 
 namespace {
 
+// A weight type in one of the layouts.
+struct Kind {
+  uint32_t type, layout;
+  const char* name() const { return type_name(type); }
+  const char* layout_name() const { return layout == KTOPS_LAYOUT_GGUF ? "gguf" : "panel16"; }
+  ktops_matrix matrix(const void* data, size_t rows, size_t cols, size_t num_matrices = 1) const {
+    return {data, rows, cols, type, layout, static_cast<uint32_t>(num_matrices), 0};
+  }
+};
+
 struct Case {
   size_t num_tokens, rows, cols; // cols in units of the block, at least 32
 };
@@ -42,22 +52,21 @@ std::vector<float> rough_floats(std::mt19937& random, size_t count) {
   return x;
 }
 
-void check_case(ktops_pool* pool, uint32_t type, const Case& shape, const std::vector<float>& x,
+void check_case(ktops_pool* pool, Kind kind, const Case& shape, const std::vector<float>& x,
                 const char* what) {
-  std::mt19937 random(static_cast<uint32_t>(type * 1000 + shape.rows));
+  std::mt19937 random(static_cast<uint32_t>(kind.type * 1000 + shape.rows));
   const auto [num_tokens, rows, cols] = shape;
-  const std::vector<uint8_t> weights = random_weights(random, type, rows * cols);
-  const Guarded guarded_weights(weights.data(), weights.size());
+  const std::vector<uint8_t> weights = random_weights(random, kind.type, rows * cols);
+  const std::vector<uint8_t> laid = laid_out(pool, kind.matrix(nullptr, rows, cols), weights);
+  const Guarded guarded_weights(laid.data(), laid.size());
   const Guarded guarded_x(x.data(), x.size() * sizeof(float));
   Output y(num_tokens * rows);
-  const ktops_matmul_args args{{guarded_weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0},
-                               guarded_x.floats(),
-                               y.data(),
-                               num_tokens};
+  const ktops_matmul_args args{kind.matrix(guarded_weights.data(), rows, cols), guarded_x.floats(),
+                               y.data(), num_tokens};
   const int32_t status = ktops_matmul(pool, &args);
-  CHECK(status == KTOPS_OK, "%s: %s", type_name(type), ktops_status_string(status));
-  CHECK(y.guards_hold(), "%s wrote beside its output", type_name(type));
-  const std::vector<float> plain = dequantized(type, weights, rows * cols);
+  CHECK(status == KTOPS_OK, "%s: %s", kind.name(), ktops_status_string(status));
+  CHECK(y.guards_hold(), "%s wrote beside its output", kind.name());
+  const std::vector<float> plain = dequantized(kind.type, weights, rows * cols);
   const std::vector<double> expected =
       reference_matmul(plain.data(), x.data(), num_tokens, rows, cols);
   double squares = 0;
@@ -65,78 +74,76 @@ void check_case(ktops_pool* pool, uint32_t type, const Case& shape, const std::v
     squares += std::pow(static_cast<double>(y[i]) - expected[i], 2);
   const double size = root_of_squares(plain.data(), x.data(), shape);
   const double error = size == 0 ? std::sqrt(squares) : std::sqrt(squares) / size;
-  CHECK(error <= allowed_error(type, strcmp(what, "rough") == 0),
-        "%s, %s x, [%zu, %zu] x %zu tokens: %.2e", type_name(type), what, rows, cols, num_tokens,
-        error);
+  CHECK(error <= allowed_error(kind.type, strcmp(what, "rough") == 0),
+        "%s %s, %s x, [%zu, %zu] x %zu tokens: %.2e", kind.name(), kind.layout_name(), what, rows,
+        cols, num_tokens, error);
 }
 
-void check_type(ktops_pool* pool, uint32_t type) {
+void check_type(ktops_pool* pool, Kind kind) {
   std::mt19937 random(7);
-  const size_t unit = std::max<size_t>(block_of(type).size, 32);
+  const size_t unit = std::max<size_t>(block_of(kind.type).size, 32);
   const Case shapes[] = {
       {1, 1, unit},  {1, 16, unit}, {1, 37, 3 * unit},  {2, 33, unit}, {3, 64, 2 * unit},
       {4, 15, unit}, {5, 17, unit}, {7, 100, 2 * unit}, {8, 32, unit}, {67, 50, 2 * unit}};
   for (const Case& shape : shapes) {
     const size_t count = shape.num_tokens * shape.cols;
-    check_case(pool, type, shape, random_floats(random, count), "normal");
-    check_case(pool, type, shape, rough_floats(random, count), "rough");
+    check_case(pool, kind, shape, random_floats(random, count), "normal");
+    check_case(pool, kind, shape, rough_floats(random, count), "rough");
   }
   const Case shape{5, 40, unit};
   for (const float scale : {1e-30f, 1e-10f, 1e10f, 1e30f})
-    check_case(pool, type, shape, random_floats(random, 5 * unit, scale), "scaled");
-  check_case(pool, type, shape, std::vector<float>(5 * unit, 0.0f), "zero");
-  check_case(pool, type, shape, std::vector<float>(5 * unit, -3.5f), "constant");
+    check_case(pool, kind, shape, random_floats(random, 5 * unit, scale), "scaled");
+  check_case(pool, kind, shape, std::vector<float>(5 * unit, 0.0f), "zero");
+  check_case(pool, kind, shape, std::vector<float>(5 * unit, -3.5f), "constant");
 }
 
 // The largest weights and activations there are, all of one sign: sums must not overflow.
-void check_extremes(ktops_pool* pool, uint32_t type) {
-  const Block block = block_of(type);
+void check_extremes(ktops_pool* pool, Kind kind) {
+  const Block block = block_of(kind.type);
   const size_t rows = 20, cols = 2 * block.size;
   for (const uint8_t fill : {uint8_t{0x00}, uint8_t{0xFF}, uint8_t{0x80}, uint8_t{0x7F}}) {
     std::vector<uint8_t> weights(rows * cols / block.size * block.bytes, fill);
     for (size_t at = 0; at < weights.size(); at += block.bytes) {
-      put_half(weights.data() + at + (type == KTOPS_TYPE_Q6_K ? 208 : 0), 0x2000); // 2^-7
-      if (type == KTOPS_TYPE_Q4_K || type == KTOPS_TYPE_Q5_K)
+      put_half(weights.data() + at + (kind.type == KTOPS_TYPE_Q6_K ? 208 : 0), 0x2000); // 2^-7
+      if (kind.type == KTOPS_TYPE_Q4_K || kind.type == KTOPS_TYPE_Q5_K)
         put_half(weights.data() + at + 2, 0x2000);
-      if (type == KTOPS_TYPE_Q6_K)
+      if (kind.type == KTOPS_TYPE_Q6_K)
         memset(weights.data() + at + 192, 0x7F, 16); // the scales
     }
-    const std::vector<float> plain = dequantized(type, weights, rows * cols);
+    const std::vector<float> plain = dequantized(kind.type, weights, rows * cols);
+    const std::vector<uint8_t> laid = laid_out(pool, kind.matrix(nullptr, rows, cols), weights);
     for (const size_t num_tokens : {1, 6}) {
       const std::vector<float> x(num_tokens * cols, num_tokens == 1 ? 1.5f : -1.5f);
       Output y(num_tokens * rows);
-      const ktops_matmul_args args{{weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0},
-                                   x.data(),
-                                   y.data(),
+      const ktops_matmul_args args{kind.matrix(laid.data(), rows, cols), x.data(), y.data(),
                                    num_tokens};
       ktops_matmul(pool, &args);
       const auto expected = reference_matmul(plain.data(), x.data(), num_tokens, rows, cols);
       const double error = relative_error(y.data(), expected.data(), expected.size());
-      CHECK(error < 1e-5, "%s filled with %x, %zu tokens: %.2e", type_name(type), fill, num_tokens,
+      CHECK(error < 1e-5, "%s filled with %x, %zu tokens: %.2e", kind.name(), fill, num_tokens,
             error);
     }
   }
 }
 
 // Rows of unquantised weights may have any length.
-void check_odd_columns(ktops_pool* pool, uint32_t type) {
+void check_odd_columns(ktops_pool* pool, Kind kind) {
   std::mt19937 random(8);
   for (const size_t cols : {1, 2, 15, 16, 17, 31, 100})
     for (const size_t num_tokens : {1, 4, 6})
-      check_case(pool, type, {num_tokens, 19, cols}, random_floats(random, num_tokens * cols),
+      check_case(pool, kind, {num_tokens, 19, cols}, random_floats(random, num_tokens * cols),
                  "odd");
 }
 
 // The result for a token must not depend on what it is computed together with.
-void check_batch_invariance(ktops_pool* pool, uint32_t type) {
+void check_batch_invariance(ktops_pool* pool, Kind kind) {
   std::mt19937 random(9);
   const size_t rows = 48, cols = 512, num_tokens = 71;
-  const std::vector<uint8_t> weights = random_weights(random, type, rows * cols);
+  const std::vector<uint8_t> weights = random_weights(random, kind.type, rows * cols);
+  const std::vector<uint8_t> laid = laid_out(pool, kind.matrix(nullptr, rows, cols), weights);
   const std::vector<float> x = random_floats(random, num_tokens * cols);
   std::vector<float> together(num_tokens * rows), alone(rows);
-  ktops_matmul_args args{{weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0},
-                         x.data(),
-                         together.data(),
+  ktops_matmul_args args{kind.matrix(laid.data(), rows, cols), x.data(), together.data(),
                          num_tokens};
   ktops_matmul(pool, &args);
   for (size_t t = 0; t < num_tokens; ++t) {
@@ -145,52 +152,53 @@ void check_batch_invariance(ktops_pool* pool, uint32_t type) {
     args.num_tokens = 1;
     ktops_matmul(pool, &args);
     CHECK(memcmp(alone.data(), together.data() + t * rows, rows * sizeof(float)) == 0,
-          "%s: token %zu", type_name(type), t);
+          "%s: token %zu", kind.name(), t);
   }
 }
 
 // Several matrices, each with its own activations: the same as one call for each.
-void check_many_matrices(ktops_pool* pool, uint32_t type) {
+void check_many_matrices(ktops_pool* pool, Kind kind) {
   std::mt19937 random(11);
   const size_t rows = 37, cols = 256, num_matrices = 5;
-  const std::vector<uint8_t> weights = random_weights(random, type, num_matrices * rows * cols);
-  const size_t matrix_bytes = weights.size() / num_matrices;
+  const std::vector<uint8_t> weights =
+      random_weights(random, kind.type, num_matrices * rows * cols);
+  const std::vector<uint8_t> laid =
+      laid_out(pool, kind.matrix(nullptr, rows, cols, num_matrices), weights);
+  const size_t matrix_bytes = laid.size() / num_matrices;
   for (const size_t num_tokens : {1, 3, 70}) {
     const std::vector<float> x = random_floats(random, num_matrices * num_tokens * cols);
     std::vector<float> together(num_matrices * num_tokens * rows), alone(num_tokens * rows);
-    ktops_matmul_args args{{weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, num_matrices, 0},
-                           x.data(),
-                           together.data(),
-                           num_tokens};
-    CHECK(ktops_matmul(pool, &args) == KTOPS_OK, "%s", type_name(type));
+    ktops_matmul_args args{kind.matrix(laid.data(), rows, cols, num_matrices), x.data(),
+                           together.data(), num_tokens};
+    CHECK(ktops_matmul(pool, &args) == KTOPS_OK, "%s", kind.name());
     for (size_t i = 0; i < num_matrices; ++i) {
-      args.weight.data = weights.data() + i * matrix_bytes;
+      args.weight.data = laid.data() + i * matrix_bytes;
       args.weight.num_experts = 1;
       args.x = x.data() + i * num_tokens * cols;
       args.y = alone.data();
       ktops_matmul(pool, &args);
       CHECK(memcmp(alone.data(), together.data() + i * num_tokens * rows,
                    alone.size() * sizeof(float)) == 0,
-            "%s: matrix %zu of %zu tokens", type_name(type), i, num_tokens);
+            "%s: matrix %zu of %zu tokens", kind.name(), i, num_tokens);
     }
   }
 }
 
-void check_bad_numbers(ktops_pool* pool, uint32_t type) {
+void check_bad_numbers(ktops_pool* pool, Kind kind) {
   std::mt19937 random(10);
   const size_t rows = 16, cols = 512;
-  const std::vector<uint8_t> weights = random_weights(random, type, rows * cols);
+  const std::vector<uint8_t> weights = random_weights(random, kind.type, rows * cols);
   std::vector<float> x = random_floats(random, 3 * cols), y(3 * rows);
   x[cols + 40] = NAN;
   for (size_t c = 0; c < cols; ++c)
     x[2 * cols + c] = 1e-40f; // beyond the precision of floats: some small number will do
-  const ktops_matmul_args args{
-      {weights.data(), rows, cols, type, KTOPS_LAYOUT_GGUF, 1, 0}, x.data(), y.data(), 3};
+  const std::vector<uint8_t> laid = laid_out(pool, kind.matrix(nullptr, rows, cols), weights);
+  const ktops_matmul_args args{kind.matrix(laid.data(), rows, cols), x.data(), y.data(), 3};
   ktops_matmul(pool, &args);
   for (size_t r = 0; r < rows; ++r) {
-    CHECK(std::isfinite(y[r]), "%s: a NaN spread to another token", type_name(type));
-    CHECK(std::isnan(y[rows + r]), "%s: a NaN was lost", type_name(type));
-    CHECK(std::fabs(y[2 * rows + r]) < 1e-30f, "%s: tiny x gave %g", type_name(type),
+    CHECK(std::isfinite(y[r]), "%s: a NaN spread to another token", kind.name());
+    CHECK(std::isnan(y[rows + r]), "%s: a NaN was lost", kind.name());
+    CHECK(std::fabs(y[2 * rows + r]) < 1e-30f, "%s: tiny x gave %g", kind.name(),
           static_cast<double>(y[2 * rows + r]));
   }
 }
@@ -202,14 +210,20 @@ int main(int argc, char** argv) {
     return kSkipped;
   const TestPool pool(2);
   for (const uint32_t type : kAllTypes) {
-    check_type(pool, type);
-    check_batch_invariance(pool, type);
-    check_many_matrices(pool, type);
-    check_bad_numbers(pool, type);
-    if (block_of(type).size == 1)
-      check_odd_columns(pool, type);
-    else
-      check_extremes(pool, type);
+    const bool is_float = block_of(type).size == 1;
+    for (const uint32_t layout : {KTOPS_LAYOUT_GGUF, KTOPS_LAYOUT_PANEL16}) {
+      if (is_float && layout != KTOPS_LAYOUT_GGUF)
+        continue;
+      const Kind kind{type, layout};
+      check_type(pool, kind);
+      check_batch_invariance(pool, kind);
+      check_many_matrices(pool, kind);
+      check_bad_numbers(pool, kind);
+      if (is_float)
+        check_odd_columns(pool, kind);
+      else
+        check_extremes(pool, kind);
+    }
   }
   return result();
 }

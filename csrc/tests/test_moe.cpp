@@ -17,6 +17,8 @@ struct Problem {
   std::vector<uint8_t> gate, up, down;
   std::vector<float> x, weights;
   std::vector<int32_t> ids;
+  uint32_t layout = KTOPS_LAYOUT_GGUF;
+  std::vector<uint8_t> packed[3]; // gate, up, down in the layout, where it is not the file's
 
   Problem(const Shape& s, uint32_t seed, bool some_skipped) : shape(s) {
     std::mt19937 random(seed);
@@ -31,20 +33,26 @@ struct Problem {
           some_skipped && random() % 4 == 0 ? -1 : static_cast<int32_t>(random() % s.num_experts));
   }
 
+  // Quantised matrices from here on in the packed layout.
+  void pack(ktops_pool* pool) {
+    layout = KTOPS_LAYOUT_PANEL16;
+    const ktops_moe_args file = args(nullptr);
+    packed[0] = laid_out(pool, file.gate, gate);
+    packed[1] = laid_out(pool, file.up, up);
+    packed[2] = laid_out(pool, file.down, down);
+  }
+
   ktops_moe_args args(float* y) const {
-    const auto matrix = [this](const std::vector<uint8_t>& data, uint32_t type, size_t rows,
-                               size_t cols) {
-      return ktops_matrix{data.data(),
-                          rows,
-                          cols,
-                          type,
-                          KTOPS_LAYOUT_GGUF,
-                          static_cast<uint32_t>(shape.num_experts),
-                          0};
+    const auto matrix = [this](int which, const std::vector<uint8_t>& data, uint32_t type,
+                               size_t rows, size_t cols) {
+      const uint32_t own = block_of(type).size == 1 ? uint32_t{KTOPS_LAYOUT_GGUF} : layout;
+      const std::vector<uint8_t>& bytes = packed[which].empty() ? data : packed[which];
+      return ktops_matrix{
+          bytes.data(), rows, cols, type, own, static_cast<uint32_t>(shape.num_experts), 0};
     };
-    return {matrix(gate, shape.gate_type, shape.intermediate, shape.hidden),
-            matrix(up, shape.up_type, shape.intermediate, shape.hidden),
-            matrix(down, shape.down_type, shape.hidden, shape.intermediate),
+    return {matrix(0, gate, shape.gate_type, shape.intermediate, shape.hidden),
+            matrix(1, up, shape.up_type, shape.intermediate, shape.hidden),
+            matrix(2, down, shape.down_type, shape.hidden, shape.intermediate),
             x.data(),
             ids.data(),
             weights.data(),
@@ -78,7 +86,7 @@ struct Problem {
 };
 
 void check_shape(ktops_pool* pool, const Shape& shape) {
-  const Problem problem(shape, 3, true);
+  Problem problem(shape, 3, true);
   Output y(shape.num_tokens * shape.hidden);
   const ktops_moe_args args = problem.args(y.data());
   const int32_t status = ktops_moe_forward(pool, &args);
@@ -89,6 +97,14 @@ void check_shape(ktops_pool* pool, const Shape& shape) {
   CHECK(error < 3e-4, "%s %s %s, %zu experts [%zu, %zu], %zu tokens, top %u: %.2e",
         type_name(shape.gate_type), type_name(shape.up_type), type_name(shape.down_type),
         shape.num_experts, shape.intermediate, shape.hidden, shape.num_tokens, shape.top_k, error);
+  problem.pack(pool);
+  Output packed_y(y.size());
+  const ktops_moe_args packed_args = problem.args(packed_y.data());
+  CHECK(ktops_moe_forward(pool, &packed_args) == KTOPS_OK, "packed");
+  CHECK(packed_y.guards_hold(), "wrote beside the output");
+  CHECK(memcmp(y.data(), packed_y.data(), y.size() * sizeof(float)) == 0,
+        "%s %s %s: the layouts differ", type_name(shape.gate_type), type_name(shape.up_type),
+        type_name(shape.down_type));
 }
 
 void check_skipping_everything(ktops_pool* pool) {
@@ -116,11 +132,11 @@ void check_ordinary_network(ktops_pool* pool) {
 
 // The same bits with any number of threads and in every repetition.
 void check_determinism() {
-  const Problem problem({KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q6_K, 8, 512, 512, 40, 4}, 6,
-                        true);
+  Problem problem({KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q6_K, 8, 512, 512, 40, 4}, 6, true);
   std::vector<float> first(40 * 512), again(40 * 512);
   {
     const TestPool alone(1);
+    problem.pack(alone);
     const ktops_moe_args args = problem.args(first.data());
     ktops_moe_forward(alone, &args);
   }
@@ -149,6 +165,8 @@ int main(int argc, char** argv) {
   check_shape(pool, {KTOPS_TYPE_Q8_0, KTOPS_TYPE_F16, KTOPS_TYPE_BF16, 3, 64, 33, 5, 2});
   check_shape(pool, {KTOPS_TYPE_F32, KTOPS_TYPE_F32, KTOPS_TYPE_F32, 2, 37, 21, 5, 3});
   check_shape(pool, {kQ4K, kQ4K, kQ6K, 1, 256, 256, 130, 1});
+  check_shape(pool, {kQ4K, kQ4K, kQ6K, 256, 256, 256, 2, 3}); // nearly all experts unused
+  check_shape(pool, {KTOPS_TYPE_Q5_0, KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q4_0, 2, 224, 352, 3, 2});
   check_skipping_everything(pool);
   check_ordinary_network(pool);
   check_determinism();

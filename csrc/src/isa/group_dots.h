@@ -77,28 +77,34 @@ inline const float* record_metas(const int32_t* record, size_t cols) {
   return reinterpret_cast<const float*>(record + cols / 32 * 16);
 }
 
-// A single token: its sums stay in a register.
+// A single token: its sums stay in registers.
 template <class V> class OneToken {
  public:
   explicit OneToken(const PanelArgs& args)
       : x_(static_cast<const int32_t*>(args.records[0])), metas_(record_metas(x_, args.cols)),
-        out_(args.out), sum_(V::set(0.0f)) {}
-  ~OneToken() { V::store(out_, sum_); }
+        out_(args.out) {
+    for (uint32_t part = 0; part < kParts<V>; ++part)
+      sums_[part] = V::set(0.0f);
+  }
+  ~OneToken() {
+    for (uint32_t part = 0; part < kParts<V>; ++part)
+      V::store(out_ + part * V::kLanes, sums_[part]);
+  }
   OneToken(const OneToken&) = delete;
   OneToken& operator=(const OneToken&) = delete;
 
   template <Sums kSums, Scaling kScaling>
-  KTOPS_INLINE void add(const Group<V>& group, size_t index) {
+  KTOPS_INLINE void add(const Group<V>& group, size_t index, uint32_t part) {
     const int32_t* x = x_ + 16 * index;
     const Dots<V, kSums, 1> dots(group, &x);
-    sum_ = add_dots<V, kScaling>(group, dots, 0, metas_ + 2 * index, sum_);
+    sums_[part] = add_dots<V, kScaling>(group, dots, 0, metas_ + 2 * index, sums_[part]);
   }
 
  private:
   const int32_t* const x_;
   const float* const metas_;
   float* const out_;
-  typename V::F sum_;
+  typename V::F sums_[kParts<V>];
 };
 
 // Any number of tokens: their sums wait in memory.
@@ -107,23 +113,22 @@ template <class V> class ManyTokens {
   explicit ManyTokens(const PanelArgs& args)
       : records_(reinterpret_cast<const int32_t* const*>(args.records)),
         num_tokens_(args.num_tokens), cols_(args.cols), out_(args.out) {
-    for (size_t t = 0; t < num_tokens_; ++t)
-      V::store(out_ + t * V::kLanes, V::set(0.0f));
+    memset(out_, 0, num_tokens_ * kPanelRows * sizeof(float));
   }
 
   template <Sums kSums, Scaling kScaling>
-  KTOPS_INLINE void add(const Group<V>& group, size_t index) {
+  KTOPS_INLINE void add(const Group<V>& group, size_t index, uint32_t part) {
     constexpr uint32_t kStep = kSums == Sums::kHalvesOddTimes256 ? 2 : 4; // what registers hold
     uint32_t t = 0;
     for (; t + kStep <= num_tokens_; t += kStep)
-      add_some<kSums, kScaling, kStep>(group, index, t);
+      add_some<kSums, kScaling, kStep>(group, index, part, t);
     for (; t < num_tokens_; ++t)
-      add_some<kSums, kScaling, 1>(group, index, t);
+      add_some<kSums, kScaling, 1>(group, index, part, t);
   }
 
  private:
   template <Sums kSums, Scaling kScaling, int kTokens>
-  KTOPS_INLINE void add_some(const Group<V>& group, size_t index, uint32_t first) {
+  KTOPS_INLINE void add_some(const Group<V>& group, size_t index, uint32_t part, uint32_t first) {
     const int32_t* x[kTokens];
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
@@ -134,7 +139,7 @@ template <class V> class ManyTokens {
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
       const float* meta = record_metas(records_[first + t], cols_) + 2 * index;
-      float* out = out_ + (first + t) * V::kLanes;
+      float* out = out_ + (first + t) * kPanelRows + part * V::kLanes;
       V::store(out, add_dots<V, kScaling>(group, dots, t, meta, V::load(out)));
     }
   }

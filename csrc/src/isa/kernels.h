@@ -1,27 +1,36 @@
 // The kernels, written once over a vector type V whose lanes are rows of the weight matrix.
 //
-// A panel of V::kLanes rows is read in pieces of 16 bytes a row, transposed so that word i of every
-// row stands in one register, and unpacked into 16 registers of weights: 32 columns as pairs of
-// int16, or 16 columns of float. Those stay in registers while the tokens of a tile pass by.
+// Word i of V::kLanes rows stands in one register: in the packed layout that is a load, in the
+// file's own a transposition of 16 bytes of each row. It is unpacked into 16 registers of weights,
+// 32 columns as pairs of int16 or 16 columns of float, which serve all the tokens of a tile.
 #pragma once
 
 #include "elementwise.h"
+#include "pack.h"
 #include "quantized.h"
 #include "unquantized.h"
 
 namespace {
 
+template <class V, template <class> class Type>
+constexpr void add_quantized(ktops::KernelTable& table) {
+  constexpr uint32_t kType = Type<V>::kType;
+  table.row_panel[kType] = quantized_rows<V, Type>;
+  table.packed_panel[kType] = quantized_packed<V, Type>;
+  table.pack[kType] = pack_panel<V, kType>;
+}
+
 template <class V> constexpr ktops::KernelTable make_kernel_table(const char* name) {
-  ktops::KernelTable table{name, V::kLanes, quantize, swiglu, {}};
-  table.panel[KTOPS_TYPE_F32] = float_panel<V, F32>;
-  table.panel[KTOPS_TYPE_F16] = float_panel<V, F16>;
-  table.panel[KTOPS_TYPE_BF16] = float_panel<V, BF16>;
-  table.panel[KTOPS_TYPE_Q4_0] = quantized_panel<V, Q4_0>;
-  table.panel[KTOPS_TYPE_Q5_0] = quantized_panel<V, Q5_0>;
-  table.panel[KTOPS_TYPE_Q8_0] = quantized_panel<V, Q8_0>;
-  table.panel[KTOPS_TYPE_Q4_K] = quantized_panel<V, Q4_K>;
-  table.panel[KTOPS_TYPE_Q5_K] = quantized_panel<V, Q5_K>;
-  table.panel[KTOPS_TYPE_Q6_K] = quantized_panel<V, Q6_K>;
+  ktops::KernelTable table{name, quantize, swiglu, {}, {}, {}};
+  table.row_panel[KTOPS_TYPE_F32] = float_rows<V, F32>;
+  table.row_panel[KTOPS_TYPE_F16] = float_rows<V, F16>;
+  table.row_panel[KTOPS_TYPE_BF16] = float_rows<V, BF16>;
+  add_quantized<V, Q4_0>(table);
+  add_quantized<V, Q5_0>(table);
+  add_quantized<V, Q8_0>(table);
+  add_quantized<V, Q4_K>(table);
+  add_quantized<V, Q5_K>(table);
+  add_quantized<V, Q6_K>(table);
   return table;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "group_dots.h"
+#include "source.h"
 
 namespace {
 
@@ -9,53 +10,56 @@ constexpr uint32_t kEvenNibbles = 0x000F000F, kOddNibbles = 0x0F000F00;
 constexpr uint32_t kEvenBytes = 0x00FF00FF, kOddBytes = 0xFF00FF00;
 
 template <class V> struct Q8_0 {
-  static constexpr size_t kColumns = 32, kBytes = 34;
+  static constexpr uint32_t kType = KTOPS_TYPE_Q8_0;
 
-  template <class Tokens>
-  KTOPS_INLINE static void block(Rows rows, size_t offset, size_t group_index, Tokens& tokens) {
+  template <class Source, class Tokens>
+  KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I q[8];
-    V::load8(rows, offset + 2, q);
+    source.load8(2, q);
+    source.fetch(0);
     Group<V> group;
-    group.scale[0] = V::half_at(rows, offset);
+    group.scale[0] = source.half(0);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       const auto biased = V::xor_(V::and_(q[i], V::set(kEvenBytes)), V::set(0x00800080u));
       group.w[i] = V::sub_halves(biased, 128);
       group.w[8 + i] = V::sra_halves(q[i], 8);
     }
-    tokens.template add<Sums::kPlain, Scaling::kOne>(group, group_index);
+    tokens.template add<Sums::kPlain, Scaling::kOne>(group, place.group, place.part);
   }
 };
 
 template <class V> struct Q4_0 {
-  static constexpr size_t kColumns = 32, kBytes = 18;
+  static constexpr uint32_t kType = KTOPS_TYPE_Q4_0;
 
-  template <class Tokens>
-  KTOPS_INLINE static void block(Rows rows, size_t offset, size_t group_index, Tokens& tokens) {
+  template <class Source, class Tokens>
+  KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I q[4];
-    V::load4(rows, offset + 2, q);
+    source.load4(2, q);
+    source.fetch(0);
     Group<V> group;
-    group.scale[0] = V::half_at(rows, offset);
+    group.scale[0] = source.half(0);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       const auto low = i < 4 ? q[i] : V::srl(q[i - 4], 4);
       group.w[i] = V::sub_halves(V::and_(low, V::set(kEvenNibbles)), 8);
       group.w[8 + i] = V::sub_halves(V::and_(low, V::set(kOddNibbles)), 8 << 8);
     }
-    tokens.template add<Sums::kOddTimes256, Scaling::kOne>(group, group_index);
+    tokens.template add<Sums::kOddTimes256, Scaling::kOne>(group, place.group, place.part);
   }
 };
 
 template <class V> struct Q5_0 {
-  static constexpr size_t kColumns = 32, kBytes = 22;
+  static constexpr uint32_t kType = KTOPS_TYPE_Q5_0;
 
-  template <class Tokens>
-  KTOPS_INLINE static void block(Rows rows, size_t offset, size_t group_index, Tokens& tokens) {
+  template <class Source, class Tokens>
+  KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I q[4];
-    V::load4(rows, offset + 6, q);
-    const auto high = V::word_at(rows, offset + 2);
+    source.load4(6, q);
+    const auto high = source.word(2);
+    source.fetch(0);
     Group<V> group;
-    group.scale[0] = V::half_at(rows, offset);
+    group.scale[0] = source.half(0);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       const auto low = i < 4 ? q[i] : V::srl(q[i - 4], 4);
@@ -68,7 +72,7 @@ template <class V> struct Q5_0 {
       group.w[i] = V::sub_halves(even, 16);
       group.w[8 + i] = V::sub_halves(odd, 16 << 8);
     }
-    tokens.template add<Sums::kOddTimes256, Scaling::kOne>(group, group_index);
+    tokens.template add<Sums::kOddTimes256, Scaling::kOne>(group, place.group, place.part);
   }
 };
 
@@ -92,17 +96,18 @@ KTOPS_INLINE void set_scale_and_min(const typename V::I head[4], int j, Group<V>
 }
 
 template <class V> struct Q4_K {
-  static constexpr size_t kColumns = 256, kBytes = 144;
+  static constexpr uint32_t kType = KTOPS_TYPE_Q4_K;
 
-  template <class Tokens>
-  KTOPS_INLINE static void block(Rows rows, size_t offset, size_t group_index, Tokens& tokens) {
+  template <class Source, class Tokens>
+  KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I head[4], q[8];
-    V::load4(rows, offset, head);
+    source.load4(0, head);
 #pragma GCC unroll 4
     for (int pair = 0; pair < 4; ++pair) {
-      V::load8(rows, offset + 16 + 32 * pair, q);
+      source.load8(16 + 32 * pair, q);
 #pragma GCC unroll 2
       for (int side = 0; side < 2; ++side) {
+        source.fetch(2 * pair + side);
         Group<V> group;
         set_scale_and_min(head, 2 * pair + side, group);
 #pragma GCC unroll 8
@@ -111,27 +116,28 @@ template <class V> struct Q4_K {
           group.w[i] = V::and_(low, V::set(kEvenNibbles));
           group.w[8 + i] = V::and_(low, V::set(kOddNibbles));
         }
-        tokens.template add<Sums::kOddTimes256, Scaling::kOneAndMin>(group,
-                                                                     group_index + 2 * pair + side);
+        tokens.template add<Sums::kOddTimes256, Scaling::kOneAndMin>(
+            group, place.group + 2 * pair + side, place.part);
       }
     }
   }
 };
 
 template <class V> struct Q5_K {
-  static constexpr size_t kColumns = 256, kBytes = 176;
+  static constexpr uint32_t kType = KTOPS_TYPE_Q5_K;
 
-  template <class Tokens>
-  KTOPS_INLINE static void block(Rows rows, size_t offset, size_t group_index, Tokens& tokens) {
+  template <class Source, class Tokens>
+  KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I head[4], high[8], q[8];
-    V::load4(rows, offset, head);
-    V::load8(rows, offset + 16, high);
+    source.load4(0, head);
+    source.load8(16, high);
 #pragma GCC unroll 4
     for (int pair = 0; pair < 4; ++pair) {
-      V::load8(rows, offset + 48 + 32 * pair, q);
+      source.load8(48 + 32 * pair, q);
 #pragma GCC unroll 2
       for (int side = 0; side < 2; ++side) {
         const int j = 2 * pair + side;
+        source.fetch(2 * pair + side);
         Group<V> group;
         set_scale_and_min(head, j, group);
 #pragma GCC unroll 8
@@ -141,27 +147,29 @@ template <class V> struct Q5_K {
           group.w[i] = V::or_and(V::and_(low, V::set(kEvenNibbles)), fifth, V::set(0x00100010u));
           group.w[8 + i] = V::or_and(V::and_(low, V::set(kOddNibbles)), fifth, V::set(0x10001000u));
         }
-        tokens.template add<Sums::kHalvesOddTimes256, Scaling::kOneAndMin>(group, group_index + j);
+        tokens.template add<Sums::kHalvesOddTimes256, Scaling::kOneAndMin>(group, place.group + j,
+                                                                           place.part);
       }
     }
   }
 };
 
 template <class V> struct Q6_K {
-  static constexpr size_t kColumns = 256, kBytes = 210;
+  static constexpr uint32_t kType = KTOPS_TYPE_Q6_K;
 
-  template <class Tokens>
-  KTOPS_INLINE static void block(Rows rows, size_t offset, size_t group_index, Tokens& tokens) {
+  template <class Source, class Tokens>
+  KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I scales[4], high[8], q[8];
-    V::load4(rows, offset + 192, scales);
-    const auto d = V::half_at(rows, offset + 208);
+    source.load4(192, scales);
+    const auto d = source.half(208);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      V::load8(rows, offset + 128 + 32 * half, high);
+      source.load8(128 + 32 * half, high);
 #pragma GCC unroll 4
       for (int part = 0; part < 4; ++part) {
-        V::load8(rows, offset + 64 * half + 32 * (part & 1), q);
+        source.load8(64 * half + 32 * (part & 1), q);
         const int j = 4 * half + part;
+        source.fetch(j);
         Group<V> group;
 #pragma GCC unroll 2
         for (int s = 0; s < 2; ++s) {
@@ -177,43 +185,62 @@ template <class V> struct Q6_K {
           group.w[i] = V::sub_halves(even, 32);
           group.w[8 + i] = V::sub_halves(odd, 32 << 8);
         }
-        tokens.template add<Sums::kHalvesOddTimes256, Scaling::kTwo>(group, group_index + j);
+        tokens.template add<Sums::kHalvesOddTimes256, Scaling::kTwo>(group, place.group + j,
+                                                                     place.part);
       }
     }
   }
 };
 
-template <class V, template <class> class Type, class Tokens> class WithPrefetch {
- public:
-  explicit WithPrefetch(const PanelArgs& args) : next_(args), tokens_(args) {}
-
-  template <Sums kSums, Scaling kScaling>
-  KTOPS_INLINE void add(const Group<V>& group, size_t index) {
-    next_.fetch();
-    tokens_.template add<kSums, kScaling>(group, index);
-  }
-
- private:
-  NextPanel<V, Type<V>::kBytes * 32 / Type<V>::kColumns> next_;
-  Tokens tokens_;
-};
-
 template <class V, template <class> class Type, class Tokens>
-KTOPS_INLINE void add_blocks(const PanelArgs& args) {
-  const uint8_t* rows[V::kLanes];
+KTOPS_INLINE void add_row_blocks(const PanelArgs& args) {
+  constexpr ktops::TypeInfo kInfo = ktops::type_info(Type<V>::kType);
+  constexpr size_t kGroups = kInfo.block_size / 32;
+  Tokens tokens(args);
+  const uint8_t* rows[kParts<V>][V::kLanes];
   find_rows<V>(args, rows);
-  WithPrefetch<V, Type, Tokens> tokens(args);
-  constexpr size_t kGroups = Type<V>::kColumns / 32;
-  const size_t num_blocks = args.cols / Type<V>::kColumns;
-  for (size_t b = 0; b < num_blocks; ++b)
-    Type<V>::block(rows, b * Type<V>::kBytes, b * kGroups, tokens);
+  for (uint32_t part = 0; part < kParts<V>; ++part) {
+    NextPanel<V, kInfo.block_bytes / kGroups> next(args, part);
+    for (size_t b = 0; b < args.cols / kInfo.block_size; ++b) {
+      const RowSource<V, decltype(next)> source{rows[part], b * kInfo.block_bytes, next};
+      Type<V>::block(source, {b * kGroups, part}, tokens);
+    }
+  }
 }
 
-template <class V, template <class> class Type> void quantized_panel(const PanelArgs& args) {
+template <class V, template <class> class Type, class Tokens>
+KTOPS_INLINE void add_packed_blocks(const PanelArgs& args) {
+  constexpr ktops::TypeInfo kInfo = ktops::type_info(Type<V>::kType);
+  constexpr ktops::PackedType kPacked = ktops::packed_type(Type<V>::kType);
+  constexpr size_t kGroups = kInfo.block_size / 32;
+  using Source = PackedSource<V, kPacked.words_at, kInfo.block_bytes * kPanelRows / kGroups>;
+  Tokens tokens(args);
+  const size_t num_blocks = args.cols / kInfo.block_size;
+  StreamAhead ahead(args);
+  for (size_t b = 0; b < num_blocks; ++b) {
+    const ktops::PackedPlace place = ktops::packed_place(kPacked, b, num_blocks);
+    const uint8_t* fetched = ahead.of(b * kInfo.block_bytes * kPanelRows);
+#pragma GCC unroll 2
+    for (uint32_t part = 0; part < kParts<V>; ++part) {
+      const Source source{args.weights + place.lines + 4 * V::kLanes * part,
+                          args.weights + place.halves + 2 * V::kLanes * part, fetched};
+      Type<V>::block(source, {b * kGroups, part}, tokens);
+    }
+  }
+}
+
+template <class V, template <class> class Type> void quantized_rows(const PanelArgs& args) {
   if (args.num_tokens == 1)
-    add_blocks<V, Type, OneToken<V>>(args);
+    add_row_blocks<V, Type, OneToken<V>>(args);
   else
-    add_blocks<V, Type, ManyTokens<V>>(args);
+    add_row_blocks<V, Type, ManyTokens<V>>(args);
+}
+
+template <class V, template <class> class Type> void quantized_packed(const PanelArgs& args) {
+  if (args.num_tokens == 1)
+    add_packed_blocks<V, Type, OneToken<V>>(args);
+  else
+    add_packed_blocks<V, Type, ManyTokens<V>>(args);
 }
 
 } // namespace

@@ -1,7 +1,7 @@
 // F32, F16 and BF16 weights: float32 products of 16 columns at a time.
 #pragma once
 
-#include "panel.h"
+#include "source.h"
 
 namespace {
 
@@ -69,8 +69,9 @@ KTOPS_INLINE void add_columns(const typename V::F w[16], const float* const* x,
 // The two ways of OneToken and ManyTokens, for unquantised weights.
 template <class V> class OneFloatToken {
  public:
-  explicit OneFloatToken(const PanelArgs& args)
-      : x_(static_cast<const float*>(args.records[0])), out_(args.out), sum_(V::set(0.0f)) {}
+  OneFloatToken(const PanelArgs& args, uint32_t part)
+      : x_(static_cast<const float*>(args.records[0])), out_(args.out + part * V::kLanes),
+        sum_(V::set(0.0f)) {}
   ~OneFloatToken() { V::store(out_, sum_); }
   OneFloatToken(const OneFloatToken&) = delete;
   OneFloatToken& operator=(const OneFloatToken&) = delete;
@@ -88,9 +89,10 @@ template <class V> class OneFloatToken {
 
 template <class V> class ManyFloatTokens {
  public:
-  explicit ManyFloatTokens(const PanelArgs& args) : args_(args) {
+  ManyFloatTokens(const PanelArgs& args, uint32_t part)
+      : args_(args), out_(args.out + part * V::kLanes) {
     for (size_t t = 0; t < args.num_tokens; ++t)
-      V::store(args.out + t * V::kLanes, V::set(0.0f));
+      V::store(out_ + t * kPanelRows, V::set(0.0f));
   }
 
   KTOPS_INLINE void add(const typename V::F w[16], size_t line) {
@@ -106,30 +108,30 @@ template <class V> class ManyFloatTokens {
   KTOPS_INLINE void add_some(const typename V::F w[16], size_t line, uint32_t first) {
     const float* x[kTokens];
     typename V::F sums[kTokens];
-    float* out = args_.out + first * V::kLanes;
+    float* out = out_ + first * kPanelRows;
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
       x[t] = static_cast<const float*>(args_.records[first + t]) + 16 * line;
       __builtin_prefetch(x[t] + 16);
-      sums[t] = V::load(out + t * V::kLanes);
+      sums[t] = V::load(out + t * kPanelRows);
     }
     add_columns<V, kTokens>(w, x, sums);
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t)
-      V::store(out + t * V::kLanes, sums[t]);
+      V::store(out + t * kPanelRows, sums[t]);
   }
 
   const PanelArgs& args_;
+  float* const out_;
 };
 
 template <class V, template <class> class Type, class Tokens>
-KTOPS_INLINE void add_lines(const PanelArgs& args, Tokens&& tokens) {
-  const uint8_t* rows[V::kLanes];
-  find_rows<V>(args, rows);
+KTOPS_INLINE void add_lines(const PanelArgs& args, const uint8_t** rows, uint32_t part) {
+  Tokens tokens(args, part);
   typename V::F w[16];
   constexpr size_t kLineBytes = 16 * Type<V>::kBytes;
   const size_t num_lines = args.cols / 16, rest = args.cols % 16;
-  NextPanel<V, kLineBytes> next(args);
+  NextPanel<V, kLineBytes> next(args, part);
   for (size_t line = 0; line < num_lines; ++line) {
     next.fetch();
     Type<V>::unpack(rows, line * kLineBytes, w);
@@ -146,11 +148,15 @@ KTOPS_INLINE void add_lines(const PanelArgs& args, Tokens&& tokens) {
   tokens.add(w, num_lines);
 }
 
-template <class V, template <class> class Type> void float_panel(const PanelArgs& args) {
-  if (args.num_tokens == 1)
-    add_lines<V, Type>(args, OneFloatToken<V>(args));
-  else
-    add_lines<V, Type>(args, ManyFloatTokens<V>(args));
+template <class V, template <class> class Type> void float_rows(const PanelArgs& args) {
+  const uint8_t* rows[kParts<V>][V::kLanes];
+  find_rows<V>(args, rows);
+  for (uint32_t part = 0; part < kParts<V>; ++part) {
+    if (args.num_tokens == 1)
+      add_lines<V, Type, OneFloatToken<V>>(args, rows[part], part);
+    else
+      add_lines<V, Type, ManyFloatTokens<V>>(args, rows[part], part);
+  }
 }
 
 } // namespace

@@ -44,6 +44,16 @@ struct Avx2 {
   static F load(const float* p) { return _mm256_load_ps(p); }
   static void store(float* p, F value) { _mm256_store_ps(p, value); }
 
+  static I load_words(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const I*>(p));
+  }
+  static void store_words(uint8_t* p, I value) {
+    _mm256_storeu_si256(reinterpret_cast<I*>(p), value);
+  }
+  static F load_halves(const uint8_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
   static void load4(const uint8_t* const* rows, size_t offset, I* out) {
     const I a = two_rows(rows, 0, offset), b = two_rows(rows, 1, offset);
     const I c = two_rows(rows, 2, offset), d = two_rows(rows, 3, offset);

@@ -40,6 +40,13 @@ struct Avx512 {
   static F load(const float* p) { return _mm512_load_ps(p); }
   static void store(float* p, F value) { _mm512_store_ps(p, value); }
 
+  // The lanes' words or float16 halves from consecutive memory, and words back there.
+  static I load_words(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static void store_words(uint8_t* p, I value) { _mm512_storeu_si512(p, value); }
+  static F load_halves(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+
   static void load4(const uint8_t* const* rows, size_t offset, I* out) {
     transpose_4x4(four_rows(rows, offset), four_rows(rows + 1, offset), four_rows(rows + 2, offset),
                   four_rows(rows + 3, offset), out);

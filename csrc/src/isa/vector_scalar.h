@@ -55,6 +55,19 @@ struct Scalar {
   static F load(const float* p) { return *p; }
   static void store(float* p, F value) { *p = value; }
 
+  // The lanes' words or float16 halves from consecutive memory, and words back there.
+  static I load_words(const uint8_t* p) {
+    I word;
+    memcpy(&word, p, sizeof word);
+    return word;
+  }
+  static void store_words(uint8_t* p, I value) { memcpy(p, &value, sizeof value); }
+  static F load_halves(const uint8_t* p) {
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return ktops::half_to_float(half);
+  }
+
   // Four or eight 32-bit words from each row, word i of all rows in out[i].
   static void load4(const uint8_t* const* rows, size_t offset, I* out) {
     memcpy(out, rows[0] + offset, 16);
