@@ -10,6 +10,7 @@
 #include <cstring>
 #include <ctime>
 #include <emmintrin.h>
+#include <sched.h>
 #include <set>
 #include <string>
 
@@ -216,6 +217,10 @@ int main(int argc, char** argv) {
   std::vector<int32_t> cpus;
   for (int i = 0; i < threads; ++i)
     cpus.push_back(i);
+  cpu_set_t first;
+  CPU_ZERO(&first);
+  CPU_SET(0, &first);
+  sched_setaffinity(0, sizeof first, &first); // the pool pins all threads but the caller
   ktops_pool* pool = nullptr;
   const int32_t status = ktops_pool_create(cpus.data(), static_cast<uint32_t>(cpus.size()), &pool);
   if (status != KTOPS_OK) {

@@ -1,9 +1,11 @@
 // What an instruction set offers: the one thing each unit in isa/ exports.
 //
 // Activations travel as one record a token. A record starts with lines of 64 bytes:
-//   int16 form, for quantised weights: a line holds 32 columns, the 16 even ones before the 16 odd
-//     ones, because a 32-bit word of weight bytes splits into the pairs (0, 2) and (1, 3); after
-//     the lines comes a GroupMeta for each of them;
+//   integer form, for quantised weights: a line holds 32 columns of 16-bit integers q = 256 * high
+//   +
+//     low, the 32 signed high bytes before the 32 signed low ones, because the instructions that
+//     multiply bytes with four products a lane want them so; after the lines comes a GroupMeta for
+//     each of them;
 //   float form, for F32, F16 and BF16 weights: a line holds 16 columns, zero beyond the last.
 #pragma once
 
@@ -16,14 +18,21 @@
 namespace ktops {
 
 constexpr size_t kLineBytes = 64;
-constexpr size_t kIntColumns = 32;   // columns in a line of the int16 form
+constexpr size_t kIntColumns = 32;   // columns in a line of the integer form
 constexpr size_t kFloatColumns = 16; // columns in a line of the float form
 constexpr uint32_t kMaxTileTokens = 64;
 
+// Largest |q|: both of its bytes are then signed ones.
+constexpr float kLargestInteger = 127 * 256 + 127;
+
 // x[i] = scale * q[i]; sum = scale * Σ q[i], what the minimum of a weight group is multiplied with.
+// The negated sums of q, whole and of the two halves of 16 columns, take the bias out of weights
+// that are stored with one.
 struct GroupMeta {
   float scale;
   float sum;
+  int32_t minus_sum;
+  int32_t minus_half_sums[2];
 };
 
 // One panel (up to kPanelRows rows, all columns) times up to kMaxTileTokens tokens.

@@ -53,7 +53,7 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   store_all(pool, activations, args.x, num_matrices * num_tokens, weights.cols);
 
   const size_t job_rows =
-      rows_per_job(weights.rows, weights.row_bytes, kPanelRows, pool.num_threads());
+      rows_per_job(weights.rows, weights.row_bytes, num_tokens, kPanelRows, pool.num_threads());
   const size_t num_row_jobs = divide_up(weights.rows, job_rows);
   // With too few rows to keep the threads busy the tokens are shared out too, a tile at a time.
   const size_t tile = tile_tokens(activations.record_bytes());

@@ -128,8 +128,10 @@ void add_weighted(const float* values, float weight, uint32_t count, float* y) {
     y[i] += weight * values[i];
 }
 
-// y += weight * (down · hidden) in rows [first_row, last_row) for the tokens of one expert.
-void add_down(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row) {
+// y += weight * (down · hidden) in rows [first_row, last_row) for the tokens of one expert. `next`
+// is what is read then.
+void add_down(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row,
+              const uint8_t* next) {
   alignas(64) float out[kMaxTileTokens * kPanelRows];
   const void* records[kMaxTileTokens];
   const Plan& plan = pass.plan;
@@ -141,7 +143,9 @@ void add_down(const Pass& pass, const ActiveExpert& active, size_t first_row, si
       records[t] = plan.hidden.record(pair + t);
     for (size_t row = first_row; row < last_row; row += kPanelRows) {
       const auto num_rows = static_cast<uint32_t>(std::min<size_t>(kPanelRows, last_row - row));
-      multiply_panel(weights, row, num_rows, weights.row(row + num_rows), records, num_tokens, out);
+      const bool is_last = row + num_rows == last_row && pair + num_tokens == active.last_pair;
+      multiply_panel(weights, row, num_rows, is_last ? next : weights.row(row + num_rows), records,
+                     num_tokens, out);
       for (uint32_t t = 0; t < num_tokens; ++t)
         add_weighted(out + t * kPanelRows, plan.pairs[pair + t].weight, num_rows,
                      pass.args.y + plan.pairs[pair + t].token * weights.rows + row);
@@ -159,27 +163,30 @@ void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) 
   const Pass pass{args, plan, pool.kernels()};
   const WeightRows gate = weight_rows(args.gate, 0, pool.kernels());
   const WeightRows down = weight_rows(args.down, 0, pool.kernels());
+  const size_t num_pairs = plan.num_experts == 0 ? 0 : plan.experts[plan.num_experts - 1].last_pair;
   // Jobs of the first pass take turns among the experts: fewer rows of each when there are many.
   const size_t threads_per_expert =
       divide_up(pool.num_threads(), std::max<size_t>(plan.num_experts, 1));
-  const size_t up_rows = rows_per_job(gate.rows, gate.row_bytes, kGroupRows, threads_per_expert);
+  const size_t tokens_each = num_pairs / std::max<size_t>(plan.num_experts, 1);
+  const size_t up_rows =
+      rows_per_job(gate.rows, 2 * gate.row_bytes, tokens_each, kGroupRows, threads_per_expert);
   const size_t up_jobs = divide_up(gate.rows, up_rows);
   const auto first_pass = [&](size_t index) {
     const size_t row = index % up_jobs * up_rows;
     gate_and_up(pass, plan.experts[index / up_jobs], row, std::min(row + up_rows, gate.rows));
   };
   const size_t down_rows =
-      rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), kPanelRows,
-                   pool.num_threads());
+      rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), tokens_each,
+                   kPanelRows, pool.num_threads());
   const auto second_pass = [&](size_t index) {
     const size_t row = index * down_rows, last_row = std::min(row + down_rows, down.rows);
     clear_rows(args, row, last_row);
-    for (size_t e = 0; e < plan.num_experts; ++e)
-      add_down(pass, plan.experts[e], row, last_row);
+    for (size_t e = 0; e < plan.num_experts; ++e) {
+      const size_t following = plan.experts[e + 1 < plan.num_experts ? e + 1 : e].expert;
+      const WeightRows then = weight_rows(args.down, following, pool.kernels());
+      add_down(pass, plan.experts[e], row, last_row, then.row(row));
+    }
   };
-  size_t num_pairs = 0;
-  for (size_t e = 0; e < plan.num_experts; ++e)
-    num_pairs += plan.experts[e].last_pair - plan.experts[e].first_pair;
   const double expert_bytes =
       static_cast<double>(2 * gate.rows * gate.row_bytes + down.rows * down.row_bytes);
   const double expert_products = static_cast<double>(3 * gate.rows * gate.cols);

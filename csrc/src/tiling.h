@@ -29,7 +29,8 @@ uint32_t tile_tokens(size_t record_bytes);
 
 // Rows a job takes: a multiple of `step`, so that there are several jobs for each thread to even
 // out its speed, each long enough to be worth fetching.
-size_t rows_per_job(size_t rows, size_t row_bytes, size_t step, size_t num_threads);
+size_t rows_per_job(size_t rows, size_t row_bytes, size_t num_tokens, size_t step,
+                    size_t num_threads);
 
 // Whether waking the pool costs more than it saves, for `weight_bytes` read once and `products`
 // multiplications.

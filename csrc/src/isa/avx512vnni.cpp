@@ -1,11 +1,17 @@
-// AVX-512 with VNNI (Cascade Lake 2019, Zen 4 2022): one instruction for a pair of products.
+// AVX-512 with VNNI (Cascade Lake 2019, Zen 4 2022): one instruction for four products of a lane.
 #include "kernels.h"
 #include "vector_avx512.h"
 
 namespace {
 
 struct Avx512Vnni : Avx512 {
-  static I dot(I acc, I w, int32_t x) { return _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x)); }
+  template <int, int kCount> static void dots(I* sums, const I* w, const int32_t* const* x) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 8
+      for (int c = 0; c < kCount; ++c)
+        __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums[c]) : "v"(w[i]), "m"(x[c][i]));
+  }
 };
 
 } // namespace

@@ -33,20 +33,24 @@ inline void quantize(const float* x, size_t num_groups, void* lines, GroupMeta* 
       largest = magnitude > largest ? magnitude : largest;
     }
     const float peak = bits_float(largest);
-    const float inverse = peak < kSmallestMagnitude ? 0.0f : 32767.0f / peak;
-    int16_t q[32], line[32];
-    int32_t sum = 0;
-    for (int i = 0; i < 32; ++i) {
+    const float inverse = peak < kSmallestMagnitude ? 0.0f : ktops::kLargestInteger / peak;
+    int16_t q[32];
+    int8_t line[64];
+    int32_t sums[2] = {0, 0};
+    for (int i = 0; i < 32; ++i)
       q[i] = static_cast<int16_t>(float_bits(x[i] * inverse + kRounder) & 0xFFFFu);
-      sum += q[i];
-    }
     for (int i = 0; i < 16; ++i) {
-      line[i] = q[2 * i];
-      line[16 + i] = q[2 * i + 1];
+      sums[0] += q[i];
+      sums[1] += q[16 + i];
+    }
+    for (int i = 0; i < 32; ++i) {
+      line[i] = static_cast<int8_t>((q[i] + 128) >> 8);
+      line[32 + i] = static_cast<int8_t>(q[i] & 0xFF);
     }
     memcpy(static_cast<char*>(lines) + 64 * g, line, sizeof line);
-    const float scale = peak < kSmallestMagnitude ? 0.0f : peak / 32767.0f;
-    metas[g] = {scale, scale * static_cast<float>(sum)};
+    const float scale = peak < kSmallestMagnitude ? 0.0f : peak / ktops::kLargestInteger;
+    const int32_t sum = sums[0] + sums[1];
+    metas[g] = {scale, scale * static_cast<float>(sum), -sum, {-sums[0], -sums[1]}};
   }
 }
 

@@ -6,78 +6,73 @@
 
 namespace {
 
-constexpr uint32_t kEvenNibbles = 0x000F000F, kOddNibbles = 0x0F000F00;
-constexpr uint32_t kEvenBytes = 0x00FF00FF, kOddBytes = 0xFF00FF00;
+// The same byte in all four of a word.
+constexpr uint32_t bytes_of(uint32_t byte) { return byte * 0x01010101u; }
+
+template <class V> KTOPS_INLINE typename V::I low_nibbles(typename V::I words) {
+  return V::and_(words, V::set(bytes_of(0x0F)));
+}
 
 template <class V> struct Q8_0 {
   static constexpr uint32_t kType = KTOPS_TYPE_Q8_0;
+  static constexpr Format kFormat{255, 7, Scaling::kOne};
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
-    typename V::I q[8];
-    source.load8(2, q);
     source.fetch(0);
     Group<V> group;
+    source.load8(2, group.w);
     group.scale[0] = source.half(0);
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      const auto biased = V::xor_(V::and_(q[i], V::set(kEvenBytes)), V::set(0x00800080u));
-      group.w[i] = V::sub_halves(biased, 128);
-      group.w[8 + i] = V::sra_halves(q[i], 8);
-    }
-    tokens.template add<Sums::kPlain, Scaling::kOne>(group, place.group, place.part);
+    for (int i = 0; i < 8; ++i)
+      group.w[i] = V::xor_(group.w[i], V::set(bytes_of(0x80)));
+    tokens.template add<kFormat>(group, place.group, place.part);
   }
 };
 
 template <class V> struct Q4_0 {
   static constexpr uint32_t kType = KTOPS_TYPE_Q4_0;
+  static constexpr Format kFormat{15, 3, Scaling::kOne};
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I q[4];
-    source.load4(2, q);
     source.fetch(0);
+    source.load4(2, q);
     Group<V> group;
     group.scale[0] = source.half(0);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      const auto low = i < 4 ? q[i] : V::srl(q[i - 4], 4);
-      group.w[i] = V::sub_halves(V::and_(low, V::set(kEvenNibbles)), 8);
-      group.w[8 + i] = V::sub_halves(V::and_(low, V::set(kOddNibbles)), 8 << 8);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      group.w[i] = low_nibbles<V>(q[i]);
+      group.w[4 + i] = low_nibbles<V>(V::srl(q[i], 4));
     }
-    tokens.template add<Sums::kOddTimes256, Scaling::kOne>(group, place.group, place.part);
+    tokens.template add<kFormat>(group, place.group, place.part);
   }
 };
 
 template <class V> struct Q5_0 {
   static constexpr uint32_t kType = KTOPS_TYPE_Q5_0;
+  static constexpr Format kFormat{31, 4, Scaling::kOne};
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
     typename V::I q[4];
+    source.fetch(0);
     source.load4(6, q);
     const auto high = source.word(2);
-    source.fetch(0);
     Group<V> group;
     group.scale[0] = source.half(0);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      const auto low = i < 4 ? q[i] : V::srl(q[i - 4], 4);
-      // The product puts bit k of a nibble at bit 4 of byte k.
-      const auto bits = V::and_(V::srl(high, 4 * i), V::set(0xFu));
-      const auto spread = V::mul(bits, V::set(0x02040810u));
-      const auto fifth = V::and_(spread, V::set(0x10101010u));
-      const auto even = V::or_and(V::and_(fifth, V::set(kEvenBytes)), low, V::set(kEvenNibbles));
-      const auto odd = V::or_and(V::and_(fifth, V::set(kOddBytes)), low, V::set(kOddNibbles));
-      group.w[i] = V::sub_halves(even, 16);
-      group.w[8 + i] = V::sub_halves(odd, 16 << 8);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      group.w[i] = V::template add_bits<16>(low_nibbles<V>(q[i]), high, i);
+      group.w[4 + i] = V::template add_bits<16>(low_nibbles<V>(V::srl(q[i], 4)), high, 4 + i);
     }
-    tokens.template add<Sums::kOddTimes256, Scaling::kOne>(group, place.group, place.part);
+    tokens.template add<kFormat>(group, place.group, place.part);
   }
 };
 
-// Scale and minimum of sub-block j from the transposed head of a Q4_K or Q5_K block: word 0 is d
-// and dmin, words 1 to 3 the packed six-bit numbers.
+// Scale and minimum of sub-block j from the head of a Q4_K or Q5_K block: word 0 is d and dmin,
+// words 1 to 3 the packed six-bit numbers.
 template <class V>
 KTOPS_INLINE void set_scale_and_min(const typename V::I head[4], int j, Group<V>& group) {
   using I = typename V::I;
@@ -97,97 +92,83 @@ KTOPS_INLINE void set_scale_and_min(const typename V::I head[4], int j, Group<V>
 
 template <class V> struct Q4_K {
   static constexpr uint32_t kType = KTOPS_TYPE_Q4_K;
+  static constexpr Format kFormat{15, 0, Scaling::kOneAndMin};
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
-    typename V::I head[4], q[8];
+    typename V::I head[4];
     source.load4(0, head);
-#pragma GCC unroll 4
-    for (int pair = 0; pair < 4; ++pair) {
-      source.load8(16 + 32 * pair, q);
-#pragma GCC unroll 2
-      for (int side = 0; side < 2; ++side) {
-        source.fetch(2 * pair + side);
-        Group<V> group;
-        set_scale_and_min(head, 2 * pair + side, group);
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) {
-          const auto low = V::srl(q[i], 4 * side);
-          group.w[i] = V::and_(low, V::set(kEvenNibbles));
-          group.w[8 + i] = V::and_(low, V::set(kOddNibbles));
-        }
-        tokens.template add<Sums::kOddTimes256, Scaling::kOneAndMin>(
-            group, place.group + 2 * pair + side, place.part);
-      }
+    for (int j = 0; j < 8; ++j) {
+      typename V::I q[8];
+      source.fetch(j);
+      source.load8(16 + 32 * (j / 2), q);
+      Group<V> group;
+      set_scale_and_min(head, j, group);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        group.w[i] = low_nibbles<V>(V::srl(q[i], 4 * (j % 2)));
+      tokens.template add<kFormat>(group, place.group + j, place.part);
     }
   }
 };
 
 template <class V> struct Q5_K {
   static constexpr uint32_t kType = KTOPS_TYPE_Q5_K;
+  static constexpr Format kFormat{31, 0, Scaling::kOneAndMin};
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
-    typename V::I head[4], high[8], q[8];
+    typename V::I head[4], high[8];
     source.load4(0, head);
     source.load8(16, high);
-#pragma GCC unroll 4
-    for (int pair = 0; pair < 4; ++pair) {
-      source.load8(48 + 32 * pair, q);
-#pragma GCC unroll 2
-      for (int side = 0; side < 2; ++side) {
-        const int j = 2 * pair + side;
-        source.fetch(2 * pair + side);
-        Group<V> group;
-        set_scale_and_min(head, j, group);
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) {
-          const auto low = V::srl(q[i], 4 * side);
-          const auto fifth = j < 4 ? V::sll(high[i], 4 - j) : V::srl(high[i], j - 4);
-          group.w[i] = V::or_and(V::and_(low, V::set(kEvenNibbles)), fifth, V::set(0x00100010u));
-          group.w[8 + i] = V::or_and(V::and_(low, V::set(kOddNibbles)), fifth, V::set(0x10001000u));
-        }
-        tokens.template add<Sums::kHalvesOddTimes256, Scaling::kOneAndMin>(group, place.group + j,
-                                                                           place.part);
+    for (int j = 0; j < 8; ++j) {
+      typename V::I q[8];
+      source.fetch(j);
+      source.load8(48 + 32 * (j / 2), q);
+      Group<V> group;
+      set_scale_and_min(head, j, group);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const auto fifth = j < 4 ? V::sll(high[i], 4 - j) : V::srl(high[i], j - 4);
+        group.w[i] =
+            V::or_and(low_nibbles<V>(V::srl(q[i], 4 * (j % 2))), fifth, V::set(bytes_of(0x10)));
       }
+      tokens.template add<kFormat>(group, place.group + j, place.part);
     }
   }
 };
 
 template <class V> struct Q6_K {
   static constexpr uint32_t kType = KTOPS_TYPE_Q6_K;
+  static constexpr Format kFormat{63, 5, Scaling::kTwo};
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
-    typename V::I scales[4], high[8], q[8];
+    typename V::I scales[4];
     source.load4(192, scales);
     const auto d = source.half(208);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      source.load8(128 + 32 * half, high);
-#pragma GCC unroll 4
-      for (int part = 0; part < 4; ++part) {
-        source.load8(64 * half + 32 * (part & 1), q);
-        const int j = 4 * half + part;
-        source.fetch(j);
-        Group<V> group;
-#pragma GCC unroll 2
-        for (int s = 0; s < 2; ++s) {
-          const auto left = V::sll(scales[j / 2], 24 - 16 * (j & 1) - 8 * s);
-          group.scale[s] = V::mul(d, V::to_float(V::sra(left, 24)));
-        }
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) {
-          const auto low = V::srl(q[i], 4 * (part >> 1));
-          const auto top = part < 2 ? V::sll(high[i], 4 - 2 * part) : V::srl(high[i], 2 * part - 4);
-          const auto even = V::or_and(V::and_(low, V::set(kEvenNibbles)), top, V::set(0x00300030u));
-          const auto odd = V::or_and(V::and_(low, V::set(kOddNibbles)), top, V::set(0x30003000u));
-          group.w[i] = V::sub_halves(even, 32);
-          group.w[8 + i] = V::sub_halves(odd, 32 << 8);
-        }
-        tokens.template add<Sums::kHalvesOddTimes256, Scaling::kTwo>(group, place.group + j,
-                                                                     place.part);
+    for (int j = 0; j < 8; ++j) {
+      const int half = j / 4, part = j % 4;
+      typename V::I q[8], high[8];
+      source.fetch(j);
+      source.load8(64 * half + 32 * (part & 1), q);
+      source.load8(128 + 32 * half, high);
+      Group<V> group;
+#pragma GCC unroll 2
+      for (int s = 0; s < 2; ++s) {
+        const auto left = V::sll(scales[j / 2], 24 - 16 * (j & 1) - 8 * s);
+        group.scale[s] = V::mul(d, V::to_float(V::sra(left, 24)));
       }
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const auto top = part < 2 ? V::sll(high[i], 4 - 2 * part) : V::srl(high[i], 2 * part - 4);
+        group.w[i] =
+            V::or_and(low_nibbles<V>(V::srl(q[i], 4 * (part >> 1))), top, V::set(bytes_of(0x30)));
+      }
+      tokens.template add<kFormat>(group, place.group + j, place.part);
     }
   }
 };

@@ -9,6 +9,7 @@ namespace {
 
 struct Avx2 {
   static constexpr uint32_t kLanes = 8;
+  static constexpr uint32_t kTokenStep = 2; // whose sums fit in the registers beside the weights
   using I = __m256i;
   using F = __m256;
 
@@ -22,11 +23,38 @@ struct Avx2 {
   static I sll(I a, int n) { return _mm256_slli_epi32(a, n); }
   static I sra(I a, int n) { return _mm256_srai_epi32(a, n); }
   static I add(I a, I b) { return _mm256_add_epi32(a, b); }
-  static I mul(I a, I b) { return _mm256_mullo_epi32(a, b); }
-  static I sub_halves(I a, int16_t n) { return _mm256_sub_epi16(a, _mm256_set1_epi16(n)); }
-  static I sra_halves(I a, int n) { return _mm256_srai_epi16(a, n); }
-  static I dot(I acc, I w, int32_t x) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_set1_epi32(x)));
+
+  // Adds to each of kCount sums the products of four words of bytes, unsigned weights 0 to kMax
+  // times signed ones.
+  template <int kMax, int kCount> static void dots(I* sums, const I* w, const int32_t* const* x) {
+    for (int c = 0; c < kCount; ++c)
+      sums[c] = dot<kMax>(sums[c], w, x[c]);
+  }
+  // Sums of two products have 16 bits and must not saturate: a weight of eight bits is taken apart,
+  // several sums of smaller ones are added before they become 32 bits wide.
+  template <int kMax> static I dot(I acc, const I* w, const int32_t* x) {
+    const I ones = _mm256_set1_epi16(1);
+    if constexpr (kMax > 127) {
+      for (int i = 0; i < 4; ++i) {
+        const I last = _mm256_and_si256(w[i], _mm256_set1_epi8(1));
+        const I rest = _mm256_and_si256(_mm256_srli_epi16(w[i], 1), _mm256_set1_epi8(127));
+        acc = add(acc, _mm256_madd_epi16(pairs(last, x[i]), ones));
+        acc = add(acc, _mm256_madd_epi16(pairs(rest, x[i]), _mm256_set1_epi16(2)));
+      }
+      return acc;
+    }
+    const I first = _mm256_add_epi16(pairs(w[0], x[0]), pairs(w[1], x[1]));
+    const I second = _mm256_add_epi16(pairs(w[2], x[2]), pairs(w[3], x[3]));
+    if constexpr (kMax <= 31)
+      return add(acc, _mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
+    return add(add(acc, _mm256_madd_epi16(first, ones)), _mm256_madd_epi16(second, ones));
+  }
+  // kAdded to the bytes of w whose bit in the four bits of group `four` is set.
+  template <int kAdded> static I add_bits(I w, I bits, int four) {
+    const I bytes = _mm256_shuffle_epi8(bits, spread_byte(four / 2));
+    const I wanted = _mm256_set1_epi32(four % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010));
+    const I is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, wanted), wanted);
+    return _mm256_or_si256(w, _mm256_and_si256(is_set, _mm256_set1_epi8(kAdded)));
   }
 
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
@@ -88,6 +116,13 @@ struct Avx2 {
   }
 
  private:
+  static I pairs(I w, int32_t x) { return _mm256_maddubs_epi16(w, _mm256_set1_epi32(x)); }
+  // Byte `index` of each word four times.
+  static I spread_byte(int index) {
+    const __m128i words = _mm_set_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0);
+    return _mm256_add_epi8(_mm256_broadcastsi128_si256(words),
+                           _mm256_set1_epi8(static_cast<char>(index)));
+  }
   static int16_t half_bits(const uint8_t* p) {
     int16_t bits;
     memcpy(&bits, p, sizeof bits);

@@ -9,6 +9,7 @@ namespace {
 
 struct Avx512 {
   static constexpr uint32_t kLanes = 16;
+  static constexpr uint32_t kTokenStep = 4; // whose sums fit in the registers beside the weights
   using I = __m512i;
   using F = __m512;
 
@@ -22,11 +23,40 @@ struct Avx512 {
   static I sll(I a, int n) { return _mm512_slli_epi32(a, static_cast<unsigned>(n)); }
   static I sra(I a, int n) { return _mm512_srai_epi32(a, static_cast<unsigned>(n)); }
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
-  static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
-  static I sub_halves(I a, int16_t n) { return _mm512_sub_epi16(a, _mm512_set1_epi16(n)); }
-  static I sra_halves(I a, int n) { return _mm512_srai_epi16(a, static_cast<unsigned>(n)); }
-  static I dot(I acc, I w, int32_t x) {
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(w, _mm512_set1_epi32(x)));
+
+  // Adds to each of kCount sums the products of four words of bytes, unsigned weights 0 to kMax
+  // times signed ones.
+  template <int kMax, int kCount> static void dots(I* sums, const I* w, const int32_t* const* x) {
+    for (int c = 0; c < kCount; ++c)
+      sums[c] = dot<kMax>(sums[c], w, x[c]);
+  }
+  // Sums of two products have 16 bits and must not saturate: a weight of eight bits is taken apart,
+  // several sums of smaller ones are added before they become 32 bits wide.
+  template <int kMax> static I dot(I acc, const I* w, const int32_t* x) {
+    const I ones = _mm512_set1_epi16(1);
+    if constexpr (kMax > 127) {
+      for (int i = 0; i < 4; ++i) {
+        const I last = _mm512_and_si512(w[i], _mm512_set1_epi8(1));
+        const I rest = _mm512_and_si512(_mm512_srli_epi16(w[i], 1), _mm512_set1_epi8(127));
+        acc = add(acc, _mm512_madd_epi16(pairs(last, x[i]), ones));
+        acc = add(acc, _mm512_madd_epi16(pairs(rest, x[i]), _mm512_set1_epi16(2)));
+      }
+      return acc;
+    }
+    const I first = _mm512_add_epi16(pairs(w[0], x[0]), pairs(w[1], x[1]));
+    const I second = _mm512_add_epi16(pairs(w[2], x[2]), pairs(w[3], x[3]));
+    if constexpr (kMax <= 31)
+      return add(acc, _mm512_madd_epi16(_mm512_add_epi16(first, second), ones));
+    return add(add(acc, _mm512_madd_epi16(first, ones)), _mm512_madd_epi16(second, ones));
+  }
+  // kAdded to the bytes of w whose bit in the four bits of group `four` is set.
+  template <int kAdded> static I add_bits(I w, I bits, int four) {
+    const I words = _mm512_broadcast_i32x4(_mm_set_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0));
+    const I which = _mm512_add_epi8(words, _mm512_set1_epi8(static_cast<char>(four / 2)));
+    const I bytes = _mm512_shuffle_epi8(bits, which);
+    const I wanted = _mm512_set1_epi32(four % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010));
+    return _mm512_mask_add_epi8(w, _mm512_test_epi8_mask(bytes, wanted), w,
+                                _mm512_set1_epi8(kAdded));
   }
 
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
@@ -75,6 +105,7 @@ struct Avx512 {
   }
 
  private:
+  static I pairs(I w, int32_t x) { return _mm512_maddubs_epi16(w, _mm512_set1_epi32(x)); }
   static __m128i row(const uint8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   }

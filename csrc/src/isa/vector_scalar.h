@@ -10,6 +10,7 @@ namespace {
 
 struct Scalar {
   static constexpr uint32_t kLanes = 1;
+  static constexpr uint32_t kTokenStep = 2; // whose sums fit in the registers beside the weights
   using I = uint32_t;
   using F = float;
 
@@ -23,21 +24,27 @@ struct Scalar {
   static I sll(I a, int n) { return a << n; }
   static I sra(I a, int n) { return static_cast<I>(static_cast<int32_t>(a) >> n); }
   static I add(I a, I b) { return a + b; }
-  static I mul(I a, I b) { return a * b; }
-  static int32_t low(I a) { return static_cast<int16_t>(a & 0xFFFF); }
-  static int32_t high(I a) { return static_cast<int16_t>(a >> 16); }
 
-  // Subtracts from both 16-bit halves.
-  static I sub_halves(I a, int16_t n) {
-    return (static_cast<I>(low(a) - n) & 0xFFFF) | (static_cast<I>(high(a) - n) << 16);
+  // Adds to each of kCount sums the products of four words of bytes, unsigned weights 0 to kMax
+  // times signed ones.
+  template <int, int kCount> static void dots(I* sums, const I* w, const int32_t* const* x) {
+    for (int c = 0; c < kCount; ++c)
+      sums[c] += dot(w, x[c]);
   }
-  static I sra_halves(I a, int n) {
-    return (static_cast<I>(low(a) >> n) & 0xFFFF) | (static_cast<I>(high(a) >> n) << 16);
+  static I dot(const I* w, const int32_t* x) {
+    I acc = 0;
+    for (int i = 0; i < 16; ++i) {
+      const int shift = 8 * (i % 4);
+      const auto signed_byte = static_cast<int8_t>(static_cast<I>(x[i / 4]) >> shift);
+      acc += (w[i / 4] >> shift & 0xFF) * static_cast<I>(signed_byte);
+    }
+    return acc;
   }
-  // acc + the products of the two 16-bit halves.
-  static I dot(I acc, I w, int32_t x) {
-    const I pair = static_cast<I>(x);
-    return acc + static_cast<I>(low(w) * low(pair)) + static_cast<I>(high(w) * high(pair));
+  // kAdded to the bytes of w whose bit in the four bits of group `four` is set.
+  template <int kAdded> static I add_bits(I w, I bits, int four) {
+    for (int i = 0; i < 4; ++i)
+      w += (bits >> (4 * four + i) & 1) * kAdded << (8 * i);
+    return w;
   }
 
   static F to_float(I a) { return static_cast<float>(static_cast<int32_t>(a)); }
