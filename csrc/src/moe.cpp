@@ -96,7 +96,9 @@ void project_group(const WeightRows& weights, size_t row, uint32_t num_rows, con
 }
 
 // hidden = silu(gate · x) ∘ (up · x) in rows [first_row, last_row) for the tokens of one expert.
-void gate_and_up(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row) {
+// `next` is what is read then.
+void gate_and_up(const Pass& pass, const ActiveExpert& active, size_t first_row, size_t last_row,
+                 const uint8_t* next) {
   alignas(64) float gate[kMaxTileTokens * kGroupRows], up[kMaxTileTokens * kGroupRows];
   const void *gate_records[kMaxTileTokens], *up_records[kMaxTileTokens];
   const Plan& plan = pass.plan;
@@ -112,8 +114,9 @@ void gate_and_up(const Pass& pass, const ActiveExpert& active, size_t first_row,
     for (size_t row = first_row; row < last_row; row += kGroupRows) {
       const auto num_rows = static_cast<uint32_t>(std::min<size_t>(kGroupRows, last_row - row));
       project_group(gate_rows, row, num_rows, up_rows.row(row), gate_records, num_tokens, gate);
-      project_group(up_rows, row, num_rows, gate_rows.row(row + num_rows), up_records, num_tokens,
-                    up);
+      const bool is_last = row + num_rows == last_row && pair + num_tokens == active.last_pair;
+      project_group(up_rows, row, num_rows, is_last ? next : gate_rows.row(row + num_rows),
+                    up_records, num_tokens, up);
       for (uint32_t t = 0; t < num_tokens; ++t) {
         float* values = gate + t * kGroupRows;
         pass.kernels.swiglu(values, up + t * kGroupRows, values, num_rows);
@@ -170,10 +173,14 @@ void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) 
   const size_t tokens_each = num_pairs / std::max<size_t>(plan.num_experts, 1);
   const size_t up_rows =
       rows_per_job(gate.rows, 2 * gate.row_bytes, tokens_each, kGroupRows, threads_per_expert);
-  const size_t up_jobs = divide_up(gate.rows, up_rows);
+  const size_t up_jobs = divide_up(gate.rows, up_rows), num_up_jobs = plan.num_experts * up_jobs;
   const auto first_pass = [&](size_t index) {
-    const size_t row = index % up_jobs * up_rows;
-    gate_and_up(pass, plan.experts[index / up_jobs], row, std::min(row + up_rows, gate.rows));
+    const size_t row = index % up_jobs * up_rows, e = index / up_jobs;
+    const size_t then = std::min(index + 1, num_up_jobs - 1); // jobs are taken in runs
+    const WeightRows next =
+        weight_rows(args.gate, plan.experts[then / up_jobs].expert, pass.kernels);
+    gate_and_up(pass, plan.experts[e], row, std::min(row + up_rows, gate.rows),
+                next.row(then % up_jobs * up_rows));
   };
   const size_t down_rows =
       rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), tokens_each,
@@ -182,9 +189,10 @@ void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) 
     const size_t row = index * down_rows, last_row = std::min(row + down_rows, down.rows);
     clear_rows(args, row, last_row);
     for (size_t e = 0; e < plan.num_experts; ++e) {
-      const size_t following = plan.experts[e + 1 < plan.num_experts ? e + 1 : e].expert;
-      const WeightRows then = weight_rows(args.down, following, pool.kernels());
-      add_down(pass, plan.experts[e], row, last_row, then.row(row));
+      const bool is_last = e + 1 == plan.num_experts;
+      const size_t then = plan.experts[is_last ? 0 : e + 1].expert;
+      const WeightRows next = weight_rows(args.down, then, pass.kernels);
+      add_down(pass, plan.experts[e], row, last_row, next.row(is_last ? last_row : row));
     }
   };
   const double expert_bytes =
@@ -192,8 +200,7 @@ void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) 
   const double expert_products = static_cast<double>(3 * gate.rows * gate.cols);
   const bool small = is_small_job(expert_bytes * static_cast<double>(plan.num_experts),
                                   expert_products * static_cast<double>(num_pairs));
-  const size_t num_up_jobs = plan.num_experts * up_jobs,
-               num_down_jobs = divide_up(down.rows, down_rows);
+  const size_t num_down_jobs = divide_up(down.rows, down_rows);
   if (small) {
     ktops_pool::run_alone(num_up_jobs, first_pass);
     ktops_pool::run_alone(num_down_jobs, second_pass);

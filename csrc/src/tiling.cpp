@@ -9,7 +9,7 @@ constexpr size_t kTileBytes = size_t{2} << 20; // beyond it the records of a til
 // Few tokens: many short jobs, because what a thread still reads when the others are done is lost.
 // Many tokens: longer ones, because each brings their activations into its cache anew.
 constexpr size_t kFewTokens = 16, kShortJobsPerThread = 32, kLongJobsPerThread = 8;
-constexpr size_t kSmallestJobBytes = size_t{64} << 10;
+constexpr size_t kSmallestJobBytes = size_t{16} << 10;
 
 // Below this a thread finishes as early alone: waking another takes tens of microseconds, more on
 // a virtual machine.
