@@ -73,7 +73,7 @@ def load_model(
         resources.callback(pool.close)
         weights = Weights(native, gguf, names)
         resources.callback(weights.free)
-        weights.read(on_progress or (lambda progress: None))
+        weights.read(pool, on_progress or (lambda progress: None))
         model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(
             gguf, model_config, placement, tokenizer, native, model, resources.pop_all()

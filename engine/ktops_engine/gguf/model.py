@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -52,16 +53,29 @@ class GgufModel:
         target = memoryview(bytearray(info.nbytes)) if out is None else out.cast("B")
         if target.nbytes != info.nbytes or target.readonly:
             raise ValueError(f"{name} needs a writable buffer of {info.nbytes} bytes")
+        with self.opened(name) as (file, offset):
+            _fill(file, offset, target, on_bytes)
+        return target
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[tuple[int, int]]:
+        """A descriptor of the shard that holds a tensor, and the tensor's offset in it.
+
+        Turns what reading may raise in the block into KtopsError: EOFError into gguf-truncated,
+        OSError into gguf-unreadable.
+        """
+        info = self.tensors[name]
         path = self.paths[info.shard]
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _fill(file, path, info, target, on_bytes)
+                yield file, info.offset
             finally:
                 os.close(file)
         except OSError as error:
             raise unreadable(path, error) from error
-        return target
+        except EOFError as error:
+            raise _truncated(path, info) from error
 
 
 def open_gguf(path: Path) -> GgufModel:
@@ -90,31 +104,34 @@ def open_gguf(path: Path) -> GgufModel:
 
 
 def _fill(
-    file: int,
-    path: Path,
-    info: TensorInfo,
-    target: memoryview,
-    on_bytes: Callable[[int], None] | None,
+    file: int, offset: int, target: memoryview, on_bytes: Callable[[int], None] | None
 ) -> None:
     done = 0
-    while done < info.nbytes:
-        chunk = target[done : done + READ_CHUNK_BYTES]
-        count = os.preadv(file, [chunk], info.offset + done)
+    while done < target.nbytes:
+        count = os.preadv(file, [target[done : done + READ_CHUNK_BYTES]], offset + done)
         if count == 0:
-            raise KtopsError(
-                "gguf-truncated",
-                text(
-                    "{path} ended {missing:,} bytes too early in tensor {tensor}: the file became "
-                    "shorter after it was opened.",
-                    path=path,
-                    missing=info.nbytes - done,
-                    tensor=info.name,
-                ),
-                text("Download it again: rm '{path}'", path=path),
-            )
+            raise EOFError
         done += count
         if on_bytes is not None:
             on_bytes(count)
+
+
+def _truncated(path: Path, info: TensorInfo) -> KtopsError:
+    try:
+        missing = info.offset + info.nbytes - path.stat().st_size
+    except OSError as error:
+        return unreadable(path, error)
+    return KtopsError(
+        "gguf-truncated",
+        text(
+            "{path} ended {missing:,} bytes too early in tensor {tensor}: the file became "
+            "shorter after it was opened.",
+            path=path,
+            missing=missing,
+            tensor=info.name,
+        ),
+        text("Download it again: rm '{path}'", path=path),
+    )
 
 
 def _merge_tensors(headers: Sequence[Header]) -> dict[str, TensorInfo]:

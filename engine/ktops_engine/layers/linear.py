@@ -1,4 +1,4 @@
-"""Linear layers, computed by the native library from the weights as the file has them."""
+"""Linear layers, computed by the native library from the blocks of the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ktops_engine.tensors import float32_ptr
 
 
 class Linear:
-    """y = x @ W^T for one matrix in GGUF blocks."""
+    """y = x @ W^T for one matrix."""
 
     def __init__(self, pool: Pool, weight: Matrix) -> None:
         self._pool = pool

@@ -1,21 +1,24 @@
-"""A model's weights in RAM: read once from the shards into native memory, then only looked at."""
+"""A model's weights in RAM: read once from the shards into native memory, then only looked at.
+
+Quantised matrices are packed for the kernels while they are read.
+"""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel, QuantType, TensorInfo
-from ktops_engine.native.load import Matrix, Native, NativeBuffer
+from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool
+from ktops_engine.native.structs import Layout
 from ktops_engine.text import text
 from ktops_engine.types import LoadProgress
 
 ALIGNMENT = 64  # a cache line, and the widest vector
-NUM_READERS = 4
+READ_BYTES = 64 << 20  # of one call: how often progress is told, and Ctrl-C heard
+PANEL_ROWS = 16  # what calls may be cut between
 
 
 class Weights:
@@ -34,44 +37,37 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._offsets
 
-    def read(self, on_progress: Callable[[LoadProgress], None]) -> None:
-        """Fill the buffer from the shards, several reads at a time.
+    def read(self, pool: Pool, on_progress: Callable[[LoadProgress], None]) -> None:
+        """Fill the buffer from the shards with the threads of `pool`.
 
         Raises KtopsError when a file cannot be read to its end.
         """
         total = sum(self._gguf.tensors[name].nbytes for name in self._offsets)
-        done, lock = 0, threading.Lock()
-
-        def count(num_bytes: int) -> None:
-            nonlocal done
-            with lock:
-                done += num_bytes
-                on_progress(LoadProgress("read", done, total))
-
-        def read_one(name: str) -> None:
-            start = self._offsets[name]
-            view = self._buffer.view[start : start + self._gguf.tensors[name].nbytes]
-            self._gguf.read(name, view, on_bytes=count)
-
-        with ThreadPoolExecutor(NUM_READERS) as readers:
-            jobs = [readers.submit(read_one, name) for name in self._offsets]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                readers.shutdown(wait=False, cancel_futures=True)
-                raise
+        done = 0
+        for name in self._offsets:
+            matrix = self.matrix(name)
+            num_rows = matrix.num_experts * matrix.rows
+            row_bytes = self._gguf.tensors[name].nbytes // num_rows
+            unit = PANEL_ROWS if matrix.rows % PANEL_ROWS == 0 else matrix.rows
+            step = max(READ_BYTES // row_bytes // unit, 1) * unit
+            with self._gguf.opened(name) as (file, offset):
+                for row in range(0, num_rows, step):
+                    count = min(step, num_rows - row)
+                    pool.read(matrix, file, offset, row, count)
+                    done += count * row_bytes
+                    on_progress(LoadProgress("read", done, total))
 
     def matrix(self, name: str) -> Matrix:
-        """[rows, cols] or [experts, rows, cols], quantised as in the file."""
+        """[cols], [rows, cols] or [experts, rows, cols], in the file's type."""
         info = self._info(name)
-        *experts, rows, cols = info.shape
+        *experts, rows, cols = (1, *info.shape) if len(info.shape) == 1 else info.shape
         return Matrix(
             data_ptr=self._buffer.address + self._offsets[name],
             type=int(info.type),
             rows=rows,
             cols=cols,
             num_experts=experts[0] if experts else 1,
+            layout=Layout.PANEL16 if info.type.block_size > 1 else Layout.GGUF,
         )
 
     def float32(self, name: str) -> torch.Tensor:
@@ -82,23 +78,18 @@ class Weights:
             data = self._buffer.view[start : start + info.nbytes]
             return torch.frombuffer(data, dtype=torch.float32).view(info.shape)
         out = torch.empty(info.shape)
-        self._native.dequantize(
-            int(info.type), self._buffer.address + start, out.data_ptr(), out.numel()
-        )
+        matrix = self.matrix(name)
+        num_rows = matrix.num_experts * matrix.rows
+        self._native.dequantize_rows(matrix, 0, num_rows, out.data_ptr())
         return out
 
     def float32_rows(self, name: str, rows: list[int]) -> torch.Tensor:
         """Some rows of a matrix, dequantised: [len(rows), cols] float32."""
-        info = self._info(name)
-        cols = info.shape[-1]
-        row_bytes = info.type.nbytes(cols)
-        base = self._buffer.address + self._offsets[name]
-        out = torch.empty(len(rows), cols)
-        out_ptr, out_bytes = out.data_ptr(), cols * out.element_size()
+        matrix = self.matrix(name)
+        out = torch.empty(len(rows), matrix.cols)
+        out_ptr, out_bytes = out.data_ptr(), matrix.cols * out.element_size()
         for i, row in enumerate(rows):
-            self._native.dequantize(
-                int(info.type), base + row * row_bytes, out_ptr + i * out_bytes, cols
-            )
+            self._native.dequantize_rows(matrix, row, 1, out_ptr + i * out_bytes)
         return out
 
     def free(self) -> None:

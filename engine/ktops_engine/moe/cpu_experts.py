@@ -1,4 +1,4 @@
-"""Experts on the CPU: every matrix stays in RAM as the file has it, the native library computes."""
+"""Experts on the CPU: the matrices stay in RAM in the file's blocks, the native library computes."""
 
 from __future__ import annotations
 

@@ -18,9 +18,11 @@ from ktops_engine.native.structs import (
     ABI_VERSION,
     STRUCTS,
     BufferStruct,
+    Layout,
     MatmulArgs,
     MatrixStruct,
     MoeArgs,
+    ReadArgs,
     Status,
 )
 from ktops_engine.text import text
@@ -44,8 +46,17 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "ktops_pool_destroy": ([ctypes.c_void_p], ctypes.c_int32),
     "ktops_matmul": ([ctypes.c_void_p, ctypes.POINTER(MatmulArgs)], ctypes.c_int32),
     "ktops_moe_forward": ([ctypes.c_void_p, ctypes.POINTER(MoeArgs)], ctypes.c_int32),
+    "ktops_pack": (
+        [ctypes.c_void_p, ctypes.POINTER(MatrixStruct), ctypes.c_void_p],
+        ctypes.c_int32,
+    ),
+    "ktops_read": ([ctypes.c_void_p, ctypes.POINTER(ReadArgs)], ctypes.c_int32),
     "ktops_dequantize": (
         [ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64],
+        ctypes.c_int32,
+    ),
+    "ktops_dequantize_rows": (
+        [ctypes.POINTER(MatrixStruct), ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p],
         ctypes.c_int32,
     ),
 }
@@ -120,20 +131,28 @@ def _check_struct_sizes(library: ctypes.CDLL, info: BuildInfo) -> None:
 class Matrix:
     """Weights [num_experts, rows, cols] in GGUF blocks at `data_ptr`, which the owner keeps alive.
 
-    `type` is the GGML number; `cols` must be a multiple of its block.
+    `type` is the GGML number; `cols` must be a multiple of its block. Both layouts take the same
+    bytes; only quantised types have the packed one.
     """
 
-    __slots__ = ("cols", "data_ptr", "num_experts", "rows", "struct", "type")
+    __slots__ = ("cols", "data_ptr", "layout", "num_experts", "rows", "struct", "type")
 
     def __init__(
-        self, data_ptr: int, type: int, rows: int, cols: int, num_experts: int = 1
+        self,
+        data_ptr: int,
+        type: int,
+        rows: int,
+        cols: int,
+        num_experts: int = 1,
+        layout: Layout = Layout.GGUF,
     ) -> None:
         self.data_ptr = data_ptr
         self.type = int(type)
         self.rows = rows
         self.cols = cols
         self.num_experts = num_experts
-        self.struct = MatrixStruct(data_ptr, rows, cols, self.type, 0, num_experts, 0)
+        self.layout = layout
+        self.struct = MatrixStruct(data_ptr, rows, cols, self.type, layout, num_experts, 0)
 
 
 class Native:
@@ -175,6 +194,16 @@ class Native:
         status = self._library.ktops_dequantize(type, src_ptr, dst_ptr, count)
         if status:
             self.check(status, f"dequantizing {count} weights of type {type}")
+
+    def dequantize_rows(self, weight: Matrix, first_row: int, num_rows: int, dst_ptr: int) -> None:
+        """Some rows, counted on through the experts, of a matrix in any layout as float32
+        [num_rows, cols] at `dst_ptr`, on the calling thread.
+
+        Raises KtopsError: native-call (unknown type, rows that are not there).
+        """
+        status = self._library.ktops_dequantize_rows(weight.struct, first_row, num_rows, dst_ptr)
+        if status:
+            self.check(status, f"dequantizing {num_rows} rows from row {first_row} on")
 
     def check(self, status: int, doing: str) -> None:
         """Raises the KtopsError that stands for a status other than OK."""
@@ -241,6 +270,8 @@ class Pool:
         self._lock = threading.Lock()
         self._matmul = library.ktops_matmul
         self._moe_forward = library.ktops_moe_forward
+        self._pack = library.ktops_pack
+        self._read = library.ktops_read
         self._handle: ctypes.c_void_p | None = handle
         # Made once: filling fields is cheaper than making structs.
         self._matmul_args = MatmulArgs()
@@ -301,6 +332,43 @@ class Pool:
             status = self._moe_forward(self._open_handle(), self._moe_pointer)
         if status:
             self._native.check(status, _describe("moe_forward", gate, num_tokens))
+
+    def pack(self, target: Matrix, src_ptr: int) -> None:
+        """Copies a matrix in the file's layout at `src_ptr` to `target` in the target's layout.
+
+        Raises KtopsError: native-call (bad shape, type or pointer).
+        """
+        with self._lock:
+            status = self._pack(self._open_handle(), target.struct, src_ptr)
+        if status:
+            self._native.check(status, _describe("pack", target, 0))
+
+    def read(
+        self,
+        target: Matrix,
+        file: int,
+        offset: int,
+        first_row: int = 0,
+        num_rows: int | None = None,
+    ) -> None:
+        """Reads rows of a matrix, all of them unless told otherwise, from descriptor `file`, where
+        the matrix begins at `offset` in the file's layout, to `target` in the target's layout.
+
+        Rows are counted on through the experts; the first and the end must be multiples of 16
+        within their expert, or its end. Raises OSError when the system refuses, EOFError when the
+        file is too short, KtopsError native-call (bad shape, type or rows) and out-of-memory.
+        """
+        if num_rows is None:
+            num_rows = target.num_experts * target.rows - first_row
+        args = ReadArgs(target.struct, first_row, num_rows, offset, file, 0)
+        with self._lock:
+            status = self._read(self._open_handle(), ctypes.byref(args))
+        if status == Status.FILE:
+            if args.file_errno == 0:
+                raise EOFError
+            raise OSError(args.file_errno, os.strerror(args.file_errno))
+        if status:
+            self._native.check(status, _describe("read", target, 0))
 
     def close(self) -> None:
         """Ends the threads. Closing twice does nothing."""

@@ -6,7 +6,7 @@ import ctypes
 from enum import IntEnum
 from typing import ClassVar
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 
 class Status(IntEnum):
@@ -21,10 +21,18 @@ class Status(IntEnum):
     OUT_OF_MEMORY = 6
     THREADS = 7
     UNKNOWN_ISA = 8
+    FILE = 9
+
+
+class Layout(IntEnum):
+    """`ktops_layout`: the file's own, or 16 rows interleaved."""
+
+    GGUF = 0
+    PANEL16 = 1
 
 
 class MatrixStruct(ctypes.Structure):
-    """`ktops_matrix`: weights [num_experts, rows, cols] in GGUF blocks."""
+    """`ktops_matrix`: weights [num_experts, rows, cols] in GGUF blocks, in a `Layout`."""
 
     _fields_: ClassVar = [
         ("data", ctypes.c_void_p),
@@ -78,5 +86,24 @@ class BufferStruct(ctypes.Structure):
     ]
 
 
+class ReadArgs(ctypes.Structure):
+    """`ktops_read_args`."""
+
+    _fields_: ClassVar = [
+        ("target", MatrixStruct),
+        ("first_row", ctypes.c_uint64),
+        ("num_rows", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("file", ctypes.c_int32),
+        ("file_errno", ctypes.c_int32),
+    ]
+
+
 # In the order of ktops_struct_sizes.
-STRUCTS: tuple[type[ctypes.Structure], ...] = (MatrixStruct, MatmulArgs, MoeArgs, BufferStruct)
+STRUCTS: tuple[type[ctypes.Structure], ...] = (
+    MatrixStruct,
+    MatmulArgs,
+    MoeArgs,
+    BufferStruct,
+    ReadArgs,
+)
