@@ -15,9 +15,8 @@
 
 namespace {
 
-constexpr uint32_t kOpen = 1u << 31;
-constexpr uint32_t kAwaited = 1u << 30;
-constexpr uint32_t kInside = kAwaited - 1;
+// Bits of the gate; the ones above change whenever somebody leaves while the caller sleeps.
+constexpr uint32_t kOpen = 1, kAwaited = 2, kLeft = 4;
 
 // Long enough to bridge the gap between two matrices of a layer, short enough to give the core back
 // to whoever computes in between.
@@ -114,9 +113,9 @@ bool ktops_pool::start_workers(const int32_t* cpus, uint32_t num_cpus) {
     worker.pool = this;
     worker.cpu = cpus[num_workers_ + 1];
     const auto body = [](void* argument) -> void* {
-      const auto* self = static_cast<Worker*>(argument);
+      auto* self = static_cast<Worker*>(argument);
       pin_this_thread(self->cpu);
-      self->pool->work();
+      self->pool->work(*self);
       return nullptr;
     };
     started = pthread_create(&worker.thread, nullptr, body, &worker) == 0;
@@ -147,7 +146,7 @@ void ktops_pool::run_job(size_t count, Job job, void* context) {
   context_ = context;
   count_ = count;
   next_.store(0, std::memory_order_relaxed);
-  gate_.store(kOpen, std::memory_order_release);
+  gate_.store(kOpen, std::memory_order_seq_cst);
   epoch_.fetch_add(1, std::memory_order_seq_cst);
   if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
     futex_wake(epoch_, count - 1 < num_workers_ ? static_cast<int>(count - 1) : INT_MAX);
@@ -170,30 +169,44 @@ void ktops_pool::take_indices() {
   }
 }
 
+bool ktops_pool::is_empty() const {
+  for (uint32_t i = 0; i < num_workers_; ++i)
+    if (workers_[i].is_inside.load(std::memory_order_seq_cst))
+      return false;
+  return true;
+}
+
 void ktops_pool::wait_for_workers() {
-  gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
-  const auto empty = [this] { return (gate_.load(std::memory_order_acquire) & kInside) == 0; };
-  if (spin_until(spin_ns_, empty))
+  gate_.store(0, std::memory_order_seq_cst);
+  if (spin_until(spin_ns_, [this] { return is_empty(); }))
     return;
-  uint32_t value = gate_.fetch_or(kAwaited, std::memory_order_acq_rel) | kAwaited;
-  while ((value & kInside) != 0) {
+  gate_.store(kAwaited, std::memory_order_seq_cst);
+  for (;;) {
+    const uint32_t value = gate_.load(std::memory_order_seq_cst);
+    if (is_empty())
+      return;
     futex_wait(gate_, value);
-    value = gate_.load(std::memory_order_acquire);
   }
 }
 
-bool ktops_pool::join() {
-  uint32_t value = gate_.load(std::memory_order_relaxed);
-  while ((value & kOpen) != 0)
-    if (gate_.compare_exchange_weak(value, value + 1, std::memory_order_acquire,
-                                    std::memory_order_relaxed))
-      return true;
+// A worker says that it is inside before it looks at the gate, and the caller shuts the gate before
+// it looks at the workers: one of them sees the other.
+bool ktops_pool::join(Worker& worker) {
+  if ((gate_.load(std::memory_order_relaxed) & kOpen) == 0)
+    return false;
+  worker.is_inside.store(true, std::memory_order_seq_cst);
+  if ((gate_.load(std::memory_order_seq_cst) & kOpen) != 0)
+    return true;
+  leave(worker);
   return false;
 }
 
-void ktops_pool::leave() {
-  if (gate_.fetch_sub(1, std::memory_order_acq_rel) == (kAwaited | 1))
-    futex_wake(gate_, 1);
+void ktops_pool::leave(Worker& worker) {
+  worker.is_inside.store(false, std::memory_order_seq_cst);
+  if ((gate_.load(std::memory_order_seq_cst) & kAwaited) == 0)
+    return;
+  gate_.fetch_add(kLeft, std::memory_order_seq_cst);
+  futex_wake(gate_, 1);
 }
 
 uint32_t ktops_pool::wait_for_epoch(uint32_t seen) {
@@ -207,14 +220,14 @@ uint32_t ktops_pool::wait_for_epoch(uint32_t seen) {
   return epoch_.load(std::memory_order_acquire);
 }
 
-void ktops_pool::work() {
+void ktops_pool::work(Worker& worker) {
   for (uint32_t seen = 0;;) {
     seen = wait_for_epoch(seen);
     if (stop_.load(std::memory_order_acquire))
       return;
-    if (join()) {
+    if (join(worker)) {
       take_indices();
-      leave();
+      leave(worker);
     }
   }
 }

@@ -43,6 +43,8 @@ struct ktops_pool {
     ktops_pool* pool;
     pthread_t thread;
     int32_t cpu;
+    // On a line of its own: a counter that all workers change costs more than a small layer.
+    alignas(64) std::atomic<bool> is_inside{false};
   };
 
   ktops_pool(const ktops::KernelTable* kernels, uint64_t spin_ns);
@@ -56,9 +58,10 @@ struct ktops_pool {
   void take_indices();
   void wait_for_workers();
   uint32_t wait_for_epoch(uint32_t seen);
-  bool join();
-  void leave();
-  void work();
+  bool is_empty() const;
+  bool join(Worker& worker);
+  void leave(Worker& worker);
+  void work(Worker& worker);
 
   const ktops::KernelTable* const kernels_;
   const uint64_t spin_ns_;
@@ -68,17 +71,16 @@ struct ktops_pool {
   Worker* workers_ = nullptr;
   uint32_t num_workers_ = 0;
 
+  alignas(64) std::atomic<size_t> next_{0};
+  // Rises with every job; what idle workers watch. The rest of its line comes with it.
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  // kOpen while workers may join the job, kAwaited while the caller sleeps until they have left. A
+  // worker that wakes late finds the gate shut, so nobody waits for it.
+  std::atomic<uint32_t> gate_{0};
   // The job; written only while the gate is shut and nobody is inside.
   Job job_ = nullptr;
   void* context_ = nullptr;
   size_t count_ = 0;
-
-  alignas(64) std::atomic<size_t> next_{0};
-  // Rises with every job; what idle workers watch.
-  alignas(64) std::atomic<uint32_t> epoch_{0};
   std::atomic<uint32_t> num_sleeping_{0};
   std::atomic<bool> stop_{false};
-  // kOpen while workers may join the job, kAwaited while the caller sleeps on it, and the number of
-  // workers inside. A worker that wakes late finds the gate shut, so nobody ever waits for it.
-  alignas(64) std::atomic<uint32_t> gate_{0};
 };

@@ -61,7 +61,9 @@ template <class V, class Next> class RowSource {
   Next& next_;
 };
 
-// The bytes a little further on in a packed panel, then in what the caller reads next.
+// The bytes a little further on in a packed panel, then in what the caller reads next. They are
+// called into the second-level cache only: the first level has too few places for lines on their
+// way.
 class StreamAhead {
  public:
   explicit StreamAhead(const PanelArgs& args)
@@ -94,7 +96,7 @@ template <class V, size_t kWordsAt, size_t kGroupBytes> class PackedSource {
     if constexpr (V::kLanes > 1) {
 #pragma GCC unroll 16
       for (size_t line = 0; line < (kGroupBytes + 63) / 64; ++line)
-        __builtin_prefetch(ahead_ + static_cast<size_t>(group) * kGroupBytes + 64 * line);
+        __builtin_prefetch(ahead_ + static_cast<size_t>(group) * kGroupBytes + 64 * line, 0, 2);
       __asm__ volatile("" ::: "memory"); // keeps them spread over the groups
     }
   }

@@ -1,4 +1,4 @@
-"""Experts on the CPU: the matrices stay in RAM in the file's blocks, the native library computes."""
+"""Experts on the CPU: matrices stay in RAM in blocks of the file, the native library computes."""
 
 from __future__ import annotations
 
