@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as QuantType
 from ktops_engine.errors import KtopsError
 from ktops_engine.native.cache import BuildInfo
 from ktops_engine.native.load import Matrix, Native, Pool, load_native
+from ktops_engine.native.structs import Layout
 
 TYPES = [
     QuantType[name]
@@ -70,6 +71,58 @@ def test_matmul_agrees_with_float64(pool: Pool, random_weights, rng, type, token
     x = rng.standard_normal((tokens, 768), dtype=np.float32)
     found = matmul(pool, Matrix(packed.ctypes.data, type, 83, 768), x)
     assert relative_error(found, x.astype(np.float64) @ dense.T) < allowed_error(type)
+
+
+QUANTISED = [type for type in TYPES if type.name not in ("F32", "F16", "BF16")]
+
+
+@pytest.mark.parametrize("type", QUANTISED, ids=lambda type: type.name)
+def test_packed_weights_give_the_same_bits_and_come_back(
+    native: Native, pool: Pool, random_weights, rng, type
+) -> None:
+    packed, dense = random_weights(type, (2, 83, 768))
+    target = np.zeros_like(packed)
+    laid_out = Matrix(target.ctypes.data, type, 83, 768, 2, Layout.PANEL16)
+    pool.pack(laid_out, packed.ctypes.data)
+    x = rng.standard_normal((2, 3, 768), dtype=np.float32)
+    found, expected = (np.full((2, 3, 83), np.nan, dtype=np.float32) for _ in range(2))
+    pool.matmul(laid_out, x.ctypes.data, found.ctypes.data, 3)
+    plain = Matrix(packed.ctypes.data, type, 83, 768, 2)
+    pool.matmul(plain, x.ctypes.data, expected.ctypes.data, 3)
+    np.testing.assert_array_equal(found, expected)
+    back = np.empty((100, 768), dtype=np.float32)
+    native.dequantize_rows(laid_out, 66, 100, back.ctypes.data)
+    np.testing.assert_array_equal(back, dense.reshape(166, 768)[66:])
+
+
+def test_a_matrix_read_from_a_file_is_the_one_packed_from_memory(
+    pool: Pool, random_weights, tmp_path
+) -> None:
+    packed, _ = random_weights(QuantType.Q6_K, (3, 40, 512))
+    from_memory, from_file = np.zeros_like(packed), np.zeros_like(packed)
+    pool.pack(
+        Matrix(from_memory.ctypes.data, QuantType.Q6_K, 40, 512, 3, Layout.PANEL16),
+        packed.ctypes.data,
+    )
+    path = tmp_path / "weights"
+    path.write_bytes(b"head" + packed.tobytes())
+    target = Matrix(from_file.ctypes.data, QuantType.Q6_K, 40, 512, 3, Layout.PANEL16)
+    with path.open("rb") as file:
+        pool.read(target, file.fileno(), 4, 0, 40)
+        pool.read(target, file.fileno(), 4, 40)
+        np.testing.assert_array_equal(from_file, from_memory)
+        with pytest.raises(EOFError):
+            pool.read(target, file.fileno(), 5)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pool.read(target, -1, 0)
+
+
+def test_rows_between_panels_are_refused_by_a_read(pool: Pool, random_weights, tmp_path) -> None:
+    packed, _ = random_weights(QuantType.Q8_0, (32, 32))
+    target = Matrix(packed.ctypes.data, QuantType.Q8_0, 32, 32, layout=Layout.PANEL16)
+    with pytest.raises(KtopsError) as caught, (tmp_path / "empty").open("wb+") as file:
+        pool.read(target, file.fileno(), 0, 8, 24)
+    assert caught.value.code == "native-call"
 
 
 @pytest.mark.parametrize(
