@@ -5,8 +5,8 @@
 namespace ktops {
 namespace {
 
-constexpr size_t kFewValues = size_t{1}
-                              << 14; // ten microseconds: as long as a wait for the other threads
+// Ten microseconds of work: as long as a wait for the other threads.
+constexpr size_t kFewValues = size_t{1} << 14;
 
 // An odd number of lines: records of consecutive tokens then start in different cache sets, so that
 // the same column of all tokens in a tile can stay in the first-level cache.
