@@ -4,13 +4,26 @@
 #include <cpuid.h>
 #include <cstdlib>
 #include <cstring>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace ktops {
 namespace {
 
-constexpr const KernelTable* kAll[] = {&kScalarKernels, &kAvx2Kernels, &kAvx512Kernels,
-                                       &kAvx512VnniKernels};
-constexpr uint32_t kNumAll = sizeof kAll / sizeof *kAll;
+struct Isa {
+  const char* name;
+  const KernelTable* kernels; // null: the compiler could not build it
+};
+
+constexpr Isa kAll[] = {{"scalar", &kScalarKernels},
+                        {"avx2", &kAvx2Kernels},
+                        {"avx512", &kAvx512Kernels},
+                        {"avx512vnni", &kAvx512VnniKernels},
+#ifdef KTOPS_HAVE_AMX
+                        {"amx", &kAmxKernels}};
+#else
+                        {"amx", nullptr}};
+#endif
 
 struct CpuidLeaf {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -29,6 +42,23 @@ uint64_t enabled_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// Linux gives a process the tile registers when it asks for them; a signal stack that is too small
+// for them, or a filter of system calls, makes it refuse.
+bool may_use_tiles() {
+#if defined(KTOPS_EMULATE_AMX)
+  return true;
+#elif defined(KTOPS_HAVE_AMX)
+  constexpr uint32_t kTileConfig = 17, kTileData = 18; // in XCR0
+  constexpr uint32_t kAmx = (1u << 22) | (1u << 24);   // BF16, TILE
+  constexpr uint64_t kState = (uint64_t{1} << kTileConfig) | (uint64_t{1} << kTileData);
+  constexpr long kRequestPermission = 0x1023; // ARCH_REQ_XCOMP_PERM
+  return (cpuid(7).edx & kAmx) == kAmx && (enabled_state() & kState) == kState &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 // How many of kAll, from the plainest, this machine can run.
 uint32_t count_available() {
   const CpuidLeaf basic = cpuid(1), extended = cpuid(7);
@@ -42,23 +72,25 @@ uint32_t count_available() {
   constexpr uint32_t kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); // F DQ BW VL
   if ((extended.ebx & kAvx512) != kAvx512 || (state & 0xE6) != 0xE6)
     return 2;
-  return extended.ecx & (1u << 11) ? 4 : 3; // AVX512_VNNI
+  if (!(extended.ecx & (1u << 11))) // AVX512_VNNI
+    return 3;
+  return may_use_tiles() ? 5 : 4;
 }
 
 } // namespace
 
 const KernelTable* available_kernels(uint32_t index) {
-  return index < count_available() ? kAll[index] : nullptr;
+  return index < count_available() ? kAll[index].kernels : nullptr;
 }
 
 const KernelTable* select_kernels() {
   const uint32_t num_available = count_available();
   const char* cap = getenv("KTOPS_ISA");
   if (cap == nullptr || *cap == '\0')
-    return kAll[num_available - 1];
-  for (uint32_t i = 0; i < kNumAll; ++i)
-    if (strcmp(cap, kAll[i]->name) == 0)
-      return kAll[i < num_available ? i : num_available - 1];
+    return kAll[num_available - 1].kernels;
+  for (uint32_t i = 0; i < sizeof kAll / sizeof *kAll; ++i)
+    if (strcmp(cap, kAll[i].name) == 0)
+      return kAll[i < num_available ? i : num_available - 1].kernels;
   return nullptr;
 }
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "blocks.h"
+#include "gemm.h"
 #include "layout.h"
 
 namespace ktops {
@@ -64,8 +65,11 @@ struct KernelTable {
   void (*row_panel[kNumTypes])(const PanelArgs&);    // rows in the file's layout
   void (*packed_panel[kNumTypes])(const PanelArgs&); // kPanelRows rows, packed
   void (*pack[kNumTypes])(const PackArgs&);
+  // For many tokens; null: the panel kernels serve any number.
+  const GemmKernels* gemm = nullptr;
 };
 
-extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels, kAvx512VnniKernels;
+extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels, kAvx512VnniKernels,
+    kAmxKernels;
 
 } // namespace ktops

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "activations.h"
+#include "prefill.h"
 #include "tiling.h"
 
 namespace ktops {
@@ -38,6 +39,8 @@ void multiply_piece(const WeightRows& weights, const Activations& activations, c
 } // namespace
 
 int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
+  if (prefill_serves(pool, args))
+    return prefill_matmul(pool, args);
   const size_t num_tokens = args.num_tokens, num_matrices = args.weight.num_experts;
   const WeightRows weights = weight_rows(args.weight, 0, pool.kernels());
   if (num_tokens == 0 || weights.rows == 0)

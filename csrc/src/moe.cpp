@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "activations.h"
+#include "prefill.h"
 #include "tiling.h"
 
 namespace ktops {
@@ -213,6 +214,8 @@ void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) 
 } // namespace
 
 int32_t moe_forward(ktops_pool& pool, const ktops_moe_args& args) {
+  if (prefill_serves(pool, args))
+    return prefill_moe(pool, args);
   const size_t num_pairs = args.num_tokens * args.top_k;
   Carver measure(nullptr);
   Plan(measure, args, num_pairs);

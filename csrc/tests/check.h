@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "../src/pool.h"
 #include "ktops.h"
 
 namespace testing {
@@ -102,6 +103,14 @@ class Output {
   static constexpr float kGuard = -12345.5f;
   std::vector<float> values_;
 };
+
+// Whether products of quantised weights with so many tokens each are made of bfloat16 numbers.
+inline bool in_bf16(ktops_pool* pool, uint32_t type, size_t num_tokens) {
+  uint32_t block_size = 0, block_bytes = 0;
+  ktops_type_block(type, &block_size, &block_bytes);
+  const ktops::GemmKernels* gemm = pool->kernels().gemm;
+  return gemm != nullptr && block_size > 1 && num_tokens >= gemm->min_tokens;
+}
 
 inline double relative_error(const float* found, const double* expected, size_t count) {
   double difference = 0, norm = 0;

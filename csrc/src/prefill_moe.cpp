@@ -1,0 +1,300 @@
+// A mixture of experts for many tokens.
+//
+// The (token, expert) pairs are sorted by expert, those with most tokens first, and cut into groups.
+// Waves of groups, as many as fit in the memory set aside, pass through three steps: the tokens are
+// copied to their groups; gate and up with SiLU between; down, added to the output. A job of the
+// last two steps is some rows of one expert for one group, so that the threads are busy with the
+// same few groups at a time and share their tokens in cache. Jobs that add to the same output rows
+// take turns in the order of the groups: every run adds in the same order.
+#include <algorithm>
+#include <cstring>
+#include <immintrin.h>
+#include <new>
+#include <sched.h>
+
+#include "prefill.h"
+#include "prefill_jobs.h"
+
+namespace ktops {
+namespace {
+
+constexpr size_t kWaveBytes = size_t{512} << 20; // of copied tokens
+constexpr uint32_t kSkipped = UINT32_MAX;
+constexpr uint32_t kMaxUpUnits = kMaxUnits / 2; // gate and up each
+
+struct PairPlace {
+  uint32_t group, index; // kSkipped: no expert
+};
+
+struct Expert {
+  size_t index, num_tokens, first; // among the sorted pairs
+};
+
+struct Plan {
+  size_t num_pairs, max_experts, wave_blocks;
+  PairPlace* places;   // [num_pairs], in the caller's order
+  uint32_t* tokens;    // [num_pairs], sorted
+  float* weights;      // [num_pairs], sorted
+  Expert* experts;     // [num_experts]
+  TokenGroup* groups;
+  size_t* ranks; // [num_experts]: where an expert came to stand
+  uint8_t *input, *hidden;
+  std::atomic<uint32_t>* turns; // by output rows: the group that may add
+  ThreadSpace* spaces;
+  size_t num_active = 0, num_groups = 0;
+
+  Plan(Carver& carver, const ktops_moe_args& args, size_t num_threads) {
+    num_pairs = args.num_tokens * args.top_k;
+    max_experts = std::min<size_t>(num_pairs, args.gate.num_experts);
+    const size_t most_groups = max_groups(num_pairs, max_experts);
+    const size_t most_blocks = num_pairs / kBlockTokens + most_groups;
+    const size_t fitting = kWaveBytes / group_bytes(args.gate.cols, 1);
+    wave_blocks = std::min(most_blocks, std::max<size_t>(fitting, kMaxGroupBlocks));
+    places = carver.take<PairPlace>(num_pairs);
+    tokens = carver.take<uint32_t>(num_pairs);
+    weights = carver.take<float>(num_pairs);
+    experts = carver.take<Expert>(args.gate.num_experts);
+    groups = carver.take<TokenGroup>(most_groups);
+    ranks = carver.take<size_t>(args.gate.num_experts);
+    input = carver.take<uint8_t>(group_bytes(args.gate.cols, wave_blocks));
+    hidden = carver.take<uint8_t>(group_bytes(args.down.cols, wave_blocks));
+    turns = carver.take<std::atomic<uint32_t>>(divide_up(args.down.rows, kUnitRows));
+    spaces = carver.take<ThreadSpace>(num_threads);
+    for (size_t i = 0; i < num_threads; ++i) {
+      const ThreadSpace space(carver, {&args.gate, &args.up, &args.down});
+      if (spaces != nullptr)
+        new (spaces + i) ThreadSpace(space);
+    }
+  }
+};
+
+// Groups [first, last) of a plan.
+struct Wave {
+  const ktops_moe_args& args;
+  const Plan& plan;
+  const KernelTable& kernels;
+  size_t first, last;
+
+  size_t num_groups() const { return last - first; }
+  const TokenGroup& group(size_t index) const { return plan.groups[first + index]; }
+  size_t first_block(const TokenGroup& g) const {
+    return g.first_block - plan.groups[first].first_block;
+  }
+  uint8_t* input(const TokenGroup& g) const {
+    return plan.input + group_bytes(args.gate.cols, first_block(g));
+  }
+  uint8_t* hidden(const TokenGroup& g) const {
+    return plan.hidden + group_bytes(args.down.cols, first_block(g));
+  }
+};
+
+int32_t expert_id(const ktops_moe_args& args, size_t pair) {
+  return args.expert_ids == nullptr ? 0 : args.expert_ids[pair];
+}
+
+// Experts by their number of tokens, most first.
+void sort_experts(const ktops_moe_args& args, Plan& plan) {
+  const size_t num_experts = args.gate.num_experts;
+  for (size_t e = 0; e < num_experts; ++e)
+    plan.experts[e] = {e, 0, 0};
+  for (size_t p = 0; p < plan.num_pairs; ++p)
+    if (expert_id(args, p) >= 0)
+      ++plan.experts[expert_id(args, p)].num_tokens;
+  std::sort(plan.experts, plan.experts + num_experts, [](const Expert& a, const Expert& b) {
+    return a.num_tokens != b.num_tokens ? a.num_tokens > b.num_tokens : a.index < b.index;
+  });
+  size_t first = 0;
+  for (size_t rank = 0; rank < num_experts; ++rank) {
+    Expert& expert = plan.experts[rank];
+    plan.ranks[expert.index] = rank;
+    expert.first = first;
+    first += expert.num_tokens;
+    plan.num_active += expert.num_tokens != 0;
+  }
+}
+
+// Sorts the pairs, stable in the tokens, and cuts them into groups.
+void sort_pairs(const ktops_moe_args& args, Plan& plan) {
+  sort_experts(args, plan);
+  TokenGroup* end = plan.groups;
+  for (size_t rank = 0, block = 0; rank < plan.num_active; ++rank) {
+    const Expert& expert = plan.experts[rank];
+    end = cut_groups(expert.index, expert.first, expert.num_tokens, block, end);
+    block = end[-1].first_block + end[-1].num_blocks();
+  }
+  plan.num_groups = static_cast<size_t>(end - plan.groups);
+  for (size_t p = 0; p < plan.num_pairs; ++p) {
+    plan.places[p] = {kSkipped, 0};
+    if (expert_id(args, p) < 0)
+      continue;
+    const size_t slot = plan.experts[plan.ranks[expert_id(args, p)]].first++;
+    plan.tokens[slot] = static_cast<uint32_t>(p / args.top_k);
+    plan.weights[slot] = args.expert_weights == nullptr ? 1.0f : args.expert_weights[p];
+    plan.places[p].index = static_cast<uint32_t>(slot);
+    plan.places[p].group = 0;
+  }
+  // From places among all pairs to places in a group.
+  const auto find_group = [&](uint32_t slot) {
+    const TokenGroup* after = std::upper_bound(
+        plan.groups, end, slot, [](uint32_t s, const TokenGroup& g) { return s < g.first; });
+    return static_cast<uint32_t>(after - plan.groups) - 1;
+  };
+  for (size_t p = 0; p < plan.num_pairs; ++p)
+    if (PairPlace& place = plan.places[p]; place.group != kSkipped) {
+      place.group = find_group(place.index);
+      place.index -= static_cast<uint32_t>(plan.groups[place.group].first);
+    }
+}
+
+// One token to its places in the wave's groups.
+void copy_token(const Wave& wave, size_t token) {
+  const ktops_moe_args& args = wave.args;
+  constexpr size_t kMostPlaces = 16;
+  TokenPlace places[kMostPlaces];
+  const float* x = args.x + token * args.gate.cols;
+  size_t num_places = 0;
+  for (size_t k = 0; k < args.top_k; ++k) {
+    const PairPlace& place = wave.plan.places[token * args.top_k + k];
+    if (place.group < wave.first || place.group >= wave.last) // kSkipped is beyond all
+      continue;
+    const TokenGroup& group = wave.plan.groups[place.group];
+    places[num_places++] = {wave.input(group), group.num_blocks(), place.index};
+    if (num_places == kMostPlaces) {
+      wave.kernels.gemm->store_token(x, args.gate.cols, places, num_places);
+      num_places = 0;
+    }
+  }
+  if (num_places != 0)
+    wave.kernels.gemm->store_token(x, args.gate.cols, places, num_places);
+}
+
+// hidden = silu(gate · x) ∘ (up · x) in rows [row, row + num_rows) for a group of tokens.
+void gate_and_up(const Wave& wave, const ThreadSpace& space, const TokenGroup& group, size_t row,
+                 size_t num_rows) {
+  const ktops_moe_args& args = wave.args;
+  WeightUnit units[kMaxUnits];
+  const uint32_t half =
+      space.make_units(wave.kernels, args.gate, group.matrix, row, num_rows, units, 0);
+  space.make_units(wave.kernels, args.up, group.matrix, row, num_rows, units, half);
+  const uint32_t num_blocks = group.num_blocks();
+  wave.kernels.gemm->multiply({units, 2 * half, num_blocks, args.gate.cols, wave.input(group),
+                               space.unpacked(), space.sums()});
+  for (uint32_t unit = 0; unit < half; ++unit)
+    for (uint32_t block = 0; block < num_blocks; ++block) {
+      const float* gate = space.sums() + (unit * num_blocks + block) * 2 * kTileSums;
+      const float* up = gate + half * num_blocks * 2 * kTileSums;
+      const size_t offset =
+          tile_offset(args.down.cols, num_blocks, block, row / kTileColumns + unit);
+      wave.kernels.gemm->store_gated(gate, up, wave.hidden(group) + offset);
+    }
+}
+
+// Waits until it is `turn`'s; the one before has been at work since before this job was taken.
+void await_turn(const std::atomic<uint32_t>& turns, uint32_t turn) {
+  for (uint32_t spins = 0; turns.load(std::memory_order_acquire) != turn; ++spins) {
+    if (spins % 1024 == 1023)
+      sched_yield();
+    else
+      _mm_pause();
+  }
+}
+
+// y += weight * (down · hidden) in rows [row, row + num_rows) for a group of tokens.
+void add_down(const Wave& wave, const ThreadSpace& space, const TokenGroup& group, size_t row,
+              size_t num_rows, std::atomic<uint32_t>& turns, uint32_t turn) {
+  const ktops_moe_args& args = wave.args;
+  WeightUnit units[kMaxUnits];
+  const uint32_t num_units =
+      space.make_units(wave.kernels, args.down, group.matrix, row, num_rows, units, 0);
+  const uint32_t num_blocks = group.num_blocks();
+  wave.kernels.gemm->multiply({units, num_units, num_blocks, args.down.cols, wave.hidden(group),
+                               space.unpacked(), space.sums()});
+  await_turn(turns, turn);
+  for (uint32_t unit = 0; unit < num_units; ++unit)
+    for (uint32_t block = 0; block < num_blocks; ++block) {
+      const uint32_t first = block * kBlockTokens;
+      const uint32_t count = std::min(kBlockTokens, group.num_tokens - first);
+      const size_t pair = group.first + first;
+      float* y[kBlockTokens];
+      for (uint32_t t = 0; t < count; ++t)
+        y[t] = args.y + wave.plan.tokens[pair + t] * args.down.rows + row + unit * kUnitRows;
+      wave.kernels.gemm->add_rows(space.sums() + (unit * num_blocks + block) * 2 * kTileSums,
+                                  wave.plan.weights + pair, count, kUnitRows, y);
+    }
+  turns.store(turn + 1, std::memory_order_release);
+}
+
+void run_wave(ktops_pool& pool, const Wave& wave) {
+  const ktops_moe_args& args = wave.args;
+  const Plan& plan = wave.plan;
+  pool.run(args.num_tokens, [&](size_t token) {
+    if (wave.first == 0)
+      std::fill_n(args.y + token * args.down.rows, args.down.rows, 0.0f);
+    copy_token(wave, token);
+  });
+
+  const size_t inner = args.gate.rows, outer = args.down.rows;
+  const size_t num_threads = pool.num_threads();
+  const size_t up_rows = kUnitRows * units_per_job(inner / kUnitRows, wave.num_groups(),
+                                                   kMaxUpUnits, num_threads);
+  const size_t up_jobs = divide_up(inner, up_rows);
+  run_products(pool, plan.spaces, wave.num_groups() * up_jobs,
+               [&](const ThreadSpace& space, size_t job) {
+                 const size_t row = job % up_jobs * up_rows;
+                 gate_and_up(wave, space, wave.group(job / up_jobs), row,
+                             std::min(up_rows, inner - row));
+               });
+
+  const size_t down_rows = kUnitRows * units_per_job(outer / kUnitRows, wave.num_groups(),
+                                                     kMaxUnits, num_threads);
+  const size_t down_jobs = divide_up(outer, down_rows);
+  for (size_t i = 0; i < down_jobs; ++i)
+    new (plan.turns + i) std::atomic<uint32_t>(0);
+  run_products(pool, plan.spaces, wave.num_groups() * down_jobs,
+               [&](const ThreadSpace& space, size_t job) {
+                 const size_t part = job % down_jobs, row = part * down_rows;
+                 add_down(wave, space, wave.group(job / down_jobs), row,
+                          std::min(down_rows, outer - row), plan.turns[part],
+                          static_cast<uint32_t>(job / down_jobs));
+               });
+}
+
+} // namespace
+
+bool prefill_serves(const ktops_pool& pool, const ktops_moe_args& args) {
+  const GemmKernels* gemm = pool.kernels().gemm;
+  if (gemm == nullptr)
+    return false;
+  for (const ktops_matrix* matrix : {&args.gate, &args.up, &args.down})
+    if (type_info(matrix->type).block_size == 1)
+      return false;
+  const size_t num_pairs = args.num_tokens * args.top_k;
+  return num_pairs < kSkipped &&
+         num_pairs >= gemm->min_tokens * std::min<size_t>(num_pairs, args.gate.num_experts);
+}
+
+int32_t prefill_moe(ktops_pool& pool, const ktops_moe_args& args) {
+  Carver measure(nullptr);
+  Plan(measure, args, pool.num_threads());
+  std::byte* base = pool.scratch().reserve(measure.used());
+  if (base == nullptr)
+    return KTOPS_ERROR_OUT_OF_MEMORY;
+  Carver carver(base);
+  Plan plan(carver, args, pool.num_threads());
+  sort_pairs(args, plan);
+  size_t first = 0;
+  do {
+    size_t last = first, end_block = 0;
+    const size_t first_block = plan.num_groups == 0 ? 0 : plan.groups[first].first_block;
+    for (; last < plan.num_groups; ++last) {
+      end_block = plan.groups[last].first_block + plan.groups[last].num_blocks();
+      if (end_block - first_block > plan.wave_blocks)
+        break;
+    }
+    run_wave(pool, {args, plan, pool.kernels(), first, last});
+    first = last;
+  } while (first < plan.num_groups);
+  return KTOPS_OK;
+}
+
+} // namespace ktops
