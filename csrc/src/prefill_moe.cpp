@@ -18,7 +18,7 @@
 namespace ktops {
 namespace {
 
-constexpr size_t kWaveBytes = size_t{512} << 20; // of copied tokens
+constexpr size_t kWaveBytes = size_t{256} << 20; // of copied tokens
 constexpr uint32_t kSkipped = UINT32_MAX;
 constexpr uint32_t kMaxUpUnits = kMaxUnits / 2; // gate and up each
 
