@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <vector>
 #include <ctime>
 #include <set>
+#include <vector>
 
 #include "../src/pool.h"
 #include "../tests/random_blocks.h"
@@ -110,12 +110,14 @@ void bench_kernel(ktops_pool* pool, const Projection& projection, size_t num_uni
       pool->run(pool->num_threads(), [&](size_t slot) {
         std::vector<uint8_t>& own = memory[slot];
         own.resize(token_bytes + sum_bytes + ktops::kUnpackedBytes + 64);
-        auto* at = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(own.data()) + 63) & ~uintptr_t{63});
+        auto* at = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(own.data()) + 63) &
+                                              ~uintptr_t{63});
         gemm.begin();
         for (size_t i = 0; i < kRounds; ++i) {
           ktops::WeightUnit units[ktops::kMaxUnits];
           for (size_t u = 0; u < num_units; ++u) {
-            const size_t panel = (2 * (u + num_units * (slot + i))) % (matrix.num_experts * matrix.rows / ktops::kPanelRows - 2);
+            const size_t panel = (2 * (u + num_units * (slot + i))) %
+                                 (matrix.num_experts * matrix.rows / ktops::kPanelRows - 2);
             const auto* data = static_cast<const uint8_t*>(matrix.data) + panel * panel_bytes;
             units[u] = {{data, data + panel_bytes}, matrix.type};
           }
@@ -127,8 +129,10 @@ void bench_kernel(ktops_pool* pool, const Projection& projection, size_t num_uni
       });
     }
     const double seconds = now() - start;
-    const double weights = static_cast<double>(kRounds * num_units * 32 * matrix.cols) * pool->num_threads();
-    printf("  %u tokens %.2f TFLOP/s %.0f Gw/s", 16 * blocks, 2e-12 * weights * 16 * blocks / seconds, weights / 1e9 / seconds);
+    const double weights =
+        static_cast<double>(kRounds * num_units * 32 * matrix.cols) * pool->num_threads();
+    printf("  %u tokens %.2f TFLOP/s %.0f Gw/s", 16 * blocks,
+           2e-12 * weights * 16 * blocks / seconds, weights / 1e9 / seconds);
   }
   printf("\n");
 }
@@ -193,10 +197,9 @@ double error_of(ktops_pool* pool, const Layer& layer, const Call& call) {
 
 void bench_tokens(ktops_pool* pool, const Layer& layer, size_t num_tokens) {
   Call call(layer.gate.matrix.num_experts, num_tokens);
-  const ktops_moe_args args{layer.gate.matrix,   layer.up.matrix,     layer.down.matrix,
-                            call.x.data(),       call.ids.data(),     call.weights.data(),
-                            call.y.data(),       num_tokens,          kTopK,
-                            0};
+  const ktops_moe_args args{
+      layer.gate.matrix,   layer.up.matrix, layer.down.matrix, call.x.data(), call.ids.data(),
+      call.weights.data(), call.y.data(),   num_tokens,        kTopK,         0};
   std::vector<double> seconds, peaks;
   const double end = now() + kSecondsPerFigure;
   ktops_moe_forward(pool, &args); // grows the working memory
@@ -207,7 +210,8 @@ void bench_tokens(ktops_pool* pool, const Layer& layer, size_t num_tokens) {
       exit(1);
     seconds.push_back(now() - start);
   }
-  const double tflops = 2e-12 * 3 * kHidden * kInner * static_cast<double>(num_tokens * kTopK) / median(seconds);
+  const double tflops =
+      2e-12 * 3 * kHidden * kInner * static_cast<double>(num_tokens * kTopK) / median(seconds);
   printf("%6zu %9.2f %8.3f %8.2f %7.2f   %.1e\n", num_tokens, 1e3 * median(seconds), tflops,
          median(peaks), tflops / std::max(median(peaks), 1e-9), error_of(pool, layer, call));
   fflush(stdout);

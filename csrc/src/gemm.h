@@ -1,8 +1,10 @@
-// Products of many tokens: what an instruction set with matrix units offers beside its panel kernels.
+// Products of many tokens: what an instruction set with matrix units offers beside its panel
+// kernels.
 //
 // Weights are multiplied as bfloat16, unpacked in steps of 32 columns of a panel; a group of tokens
 // is stored as bfloat16 in the order in which it is read: chunks of kChunkColumns columns, in each
-// chunk blocks of kBlockTokens tokens, in each block tiles of 32 columns, a line of 64 bytes a token.
+// chunk blocks of kBlockTokens tokens, in each block tiles of 32 columns, a line of 64 bytes a
+// token.
 #pragma once
 
 #include <cstddef>

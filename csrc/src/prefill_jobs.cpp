@@ -51,8 +51,8 @@ const uint8_t* ThreadSpace::packed(const KernelTable& kernels, const ktops_matri
     return rows;
   if (!is_whole) { // repeats the last row; the copies' results are dropped
     for (size_t i = 0; i < kPanelRows; ++i)
-      memcpy(short_panel_ + i * weights.row_bytes,
-             weights.row(std::min(row + i, weights.rows - 1)), weights.row_bytes);
+      memcpy(short_panel_ + i * weights.row_bytes, weights.row(std::min(row + i, weights.rows - 1)),
+             weights.row_bytes);
     rows = short_panel_;
   }
   uint8_t* target = panels_ + panel * panel_bytes_;

@@ -45,8 +45,7 @@ void store_tokens(ktops_pool& pool, const ktops_matmul_args& args, const Plan& p
 
 // Rows [row, row + num_rows) for a group of tokens.
 void multiply_rows(const KernelTable& kernels, const ktops_matmul_args& args, const Plan& plan,
-                   const ThreadSpace& space, const TokenGroup& group, size_t row,
-                   size_t num_rows) {
+                   const ThreadSpace& space, const TokenGroup& group, size_t row, size_t num_rows) {
   WeightUnit units[kMaxUnits];
   const uint32_t num_units =
       space.make_units(kernels, args.weight, group.matrix, row, num_rows, units, 0);
@@ -61,10 +60,9 @@ void multiply_rows(const KernelTable& kernels, const ktops_matmul_args& args, co
       float* y[kBlockTokens];
       for (uint32_t t = 0; t < count; ++t)
         y[t] = args.y + (group.first + first + t) * args.weight.rows + row + first_row;
-      kernels.gemm->add_rows(space.sums() + (unit * num_blocks + block) * 2 * kTileSums, nullptr,
-                             count,
-                             static_cast<uint32_t>(std::min<size_t>(kUnitRows, num_rows - first_row)),
-                             y);
+      kernels.gemm->add_rows(
+          space.sums() + (unit * num_blocks + block) * 2 * kTileSums, nullptr, count,
+          static_cast<uint32_t>(std::min<size_t>(kUnitRows, num_rows - first_row)), y);
     }
   }
 }
@@ -88,7 +86,8 @@ int32_t prefill_matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   TokenGroup* end = plan.groups;
   const size_t matrix_blocks = divide_up(args.num_tokens, kBlockTokens);
   for (size_t matrix = 0; matrix < args.weight.num_experts; ++matrix)
-    end = cut_groups(matrix, matrix * args.num_tokens, args.num_tokens, matrix * matrix_blocks, end);
+    end =
+        cut_groups(matrix, matrix * args.num_tokens, args.num_tokens, matrix * matrix_blocks, end);
   const auto num_groups = static_cast<size_t>(end - plan.groups);
   store_tokens(pool, args, plan, num_groups);
 

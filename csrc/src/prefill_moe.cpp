@@ -1,11 +1,11 @@
 // A mixture of experts for many tokens.
 //
-// The (token, expert) pairs are sorted by expert, those with most tokens first, and cut into groups.
-// Waves of groups, as many as fit in the memory set aside, pass through three steps: the tokens are
-// copied to their groups; gate and up with SiLU between; down, added to the output. A job of the
-// last two steps is some rows of one expert for one group, so that the threads are busy with the
-// same few groups at a time and share their tokens in cache. Jobs that add to the same output rows
-// take turns in the order of the groups: every run adds in the same order.
+// The (token, expert) pairs are sorted by expert, those with most tokens first, and cut into
+// groups. Waves of groups, as many as fit in the memory set aside, pass through three steps: the
+// tokens are copied to their groups; gate and up with SiLU between; down, added to the output. A
+// job of the last two steps is some rows of one expert for one group, so that the threads are busy
+// with the same few groups at a time and share their tokens in cache. Jobs that add to the same
+// output rows take turns in the order of the groups: every run adds in the same order.
 #include <algorithm>
 #include <cstring>
 #include <immintrin.h>
@@ -32,10 +32,10 @@ struct Expert {
 
 struct Plan {
   size_t num_pairs, max_experts, wave_blocks;
-  PairPlace* places;   // [num_pairs], in the caller's order
-  uint32_t* tokens;    // [num_pairs], sorted
-  float* weights;      // [num_pairs], sorted
-  Expert* experts;     // [num_experts]
+  PairPlace* places; // [num_pairs], in the caller's order
+  uint32_t* tokens;  // [num_pairs], sorted
+  float* weights;    // [num_pairs], sorted
+  Expert* experts;   // [num_experts]
   TokenGroup* groups;
   size_t* ranks; // [num_experts]: where an expert came to stand
   uint8_t *input, *hidden;
@@ -235,28 +235,26 @@ void run_wave(ktops_pool& pool, const Wave& wave) {
 
   const size_t inner = args.gate.rows, outer = args.down.rows;
   const size_t num_threads = pool.num_threads();
-  const size_t up_rows = kUnitRows * units_per_job(inner / kUnitRows, wave.num_groups(),
-                                                   kMaxUpUnits, num_threads);
+  const size_t up_rows =
+      kUnitRows * units_per_job(inner / kUnitRows, wave.num_groups(), kMaxUpUnits, num_threads);
   const size_t up_jobs = divide_up(inner, up_rows);
-  run_products(pool, plan.spaces, wave.num_groups() * up_jobs,
-               [&](const ThreadSpace& space, size_t job) {
-                 const size_t row = job % up_jobs * up_rows;
-                 gate_and_up(wave, space, wave.group(job / up_jobs), row,
-                             std::min(up_rows, inner - row));
-               });
+  run_products(
+      pool, plan.spaces, wave.num_groups() * up_jobs, [&](const ThreadSpace& space, size_t job) {
+        const size_t row = job % up_jobs * up_rows;
+        gate_and_up(wave, space, wave.group(job / up_jobs), row, std::min(up_rows, inner - row));
+      });
 
-  const size_t down_rows = kUnitRows * units_per_job(outer / kUnitRows, wave.num_groups(),
-                                                     kMaxUnits, num_threads);
+  const size_t down_rows =
+      kUnitRows * units_per_job(outer / kUnitRows, wave.num_groups(), kMaxUnits, num_threads);
   const size_t down_jobs = divide_up(outer, down_rows);
   for (size_t i = 0; i < down_jobs; ++i)
     new (plan.turns + i) std::atomic<uint32_t>(0);
-  run_products(pool, plan.spaces, wave.num_groups() * down_jobs,
-               [&](const ThreadSpace& space, size_t job) {
-                 const size_t part = job % down_jobs, row = part * down_rows;
-                 add_down(wave, space, wave.group(job / down_jobs), row,
-                          std::min(down_rows, outer - row), plan.turns[part],
-                          static_cast<uint32_t>(job / down_jobs));
-               });
+  run_products(
+      pool, plan.spaces, wave.num_groups() * down_jobs, [&](const ThreadSpace& space, size_t job) {
+        const size_t part = job % down_jobs, row = part * down_rows;
+        add_down(wave, space, wave.group(job / down_jobs), row, std::min(down_rows, outer - row),
+                 plan.turns[part], static_cast<uint32_t>(job / down_jobs));
+      });
 }
 
 } // namespace

@@ -1,6 +1,6 @@
-// The tile registers of AMX in plain C++, after Intel's description of the instructions, so that any
-// machine with AVX-512 runs the kernels that are built on them. TDPBF16PS adds up the even and the
-// odd products apart, rounds each step to nearest even, takes subnormal numbers for zero, and
+// The tile registers of AMX in plain C++, after Intel's description of the instructions, so that
+// any machine with AVX-512 runs the kernels that are built on them. TDPBF16PS adds up the even and
+// the odd products apart, rounds each step to nearest even, takes subnormal numbers for zero, and
 // flushes subnormal results to zero.
 #pragma once
 

@@ -10,8 +10,8 @@
 
 namespace {
 
-// Two blocks of tokens times two panels: each of four tiles loaded serves two products. Tiles 0 to 3
-// hold the sums, 4 and 5 the tokens, 6 and 7 the weights.
+// Two blocks of tokens times two panels: each of four tiles loaded serves two products. Tiles 0 to
+// 3 hold the sums, 4 and 5 the tokens, 6 and 7 the weights.
 struct Amx {
   static constexpr uint32_t kBlocks = 2;
 

@@ -2,7 +2,8 @@
 //
 // The unpacked weights of a unit and chunk (16 KiB) stay in the first-level cache while all tokens
 // of the group pass by. Meanwhile the weights of the next unit or chunk are unpacked into a second
-// buffer, a tile between two steps of the engine, so that its vector work hides behind the products.
+// buffer, a tile between two steps of the engine, so that its vector work hides behind the
+// products.
 #pragma once
 
 #include "../gemm.h"
@@ -11,8 +12,8 @@
 
 namespace {
 
-using ktops::kBlockTokens;
 using ktops::kBf16TileBytes;
+using ktops::kBlockTokens;
 using ktops::kTileSums;
 using ktops::ProductArgs;
 
@@ -25,8 +26,8 @@ class Unpacking {
   Unpacking() = default;
   Unpacking(const ktops::WeightUnit& unit, size_t first_tile, uint32_t num_tiles, size_t cols,
             uint8_t* target)
-      : unpack_(unpack_of(unit.type)), panels_{unit.panels[0], unit.panels[1]},
-        first_(first_tile), cols_(cols), target_(target), tiles_(num_tiles),
+      : unpack_(unpack_of(unit.type)), panels_{unit.panels[0], unit.panels[1]}, first_(first_tile),
+        cols_(cols), target_(target), tiles_(num_tiles),
         left_(unit.panels[1] == nullptr ? num_tiles : 2 * num_tiles) {}
 
   uint32_t left() const { return left_; }
@@ -35,7 +36,8 @@ class Unpacking {
       at_ = 0;
       panel_ = 1;
     }
-    unpack_(panels_[panel_], first_ + at_, cols_, target_ + panel_ * kPanelChunkBytes + at_ * kBf16TileBytes);
+    unpack_(panels_[panel_], first_ + at_, cols_,
+            target_ + panel_ * kPanelChunkBytes + at_ * kBf16TileBytes);
     ++at_;
     --left_;
   }
@@ -170,7 +172,8 @@ inline void add_rows(const float* sums, const float* weights, uint32_t num_token
 }
 
 template <class Engine> constexpr ktops::GemmKernels make_gemm_kernels(uint32_t min_tokens) {
-  return {min_tokens, Engine::begin, Engine::end, store_token, multiply<Engine>, store_gated, add_rows};
+  return {min_tokens,       Engine::begin, Engine::end, store_token,
+          multiply<Engine>, store_gated,   add_rows};
 }
 
 } // namespace

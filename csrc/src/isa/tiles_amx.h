@@ -1,5 +1,5 @@
-// The tile registers of AMX, numbered at compile time, which the compiler's own functions, macros in
-// some of them, do not allow.
+// The tile registers of AMX, numbered at compile time, which the compiler's own functions, macros
+// in some of them, do not allow.
 #pragma once
 
 #include <cstddef>
@@ -30,14 +30,19 @@ struct Tiles {
     __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
   }
   template <int kTile> KTOPS_INLINE static void load(const void* from) {
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(64L), "i"(kTile) : "memory");
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2"
+                     :
+                     : "r"(from), "r"(64L), "i"(kTile)
+                     : "memory");
   }
   template <int kTile> KTOPS_INLINE static void store(void* to) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(64L), "i"(kTile) : "memory");
   }
   // sum += left · right; left holds 16 rows of pairs, right 16 pairs of rows.
   template <int kSum, int kLeft, int kRight> KTOPS_INLINE static void dot() {
-    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0"
+                     :
+                     : "i"(kSum), "i"(kLeft), "i"(kRight));
   }
 };
 

@@ -1,9 +1,9 @@
-// 32 columns of a packed panel as bfloat16 pairs: line i holds columns 2i and 2i + 1 of the 16 rows,
-// what a matrix unit takes as its right operand.
+// 32 columns of a packed panel as bfloat16 pairs: line i holds columns 2i and 2i + 1 of the 16
+// rows, what a matrix unit takes as its right operand.
 //
 // An integer u in some bits of a word becomes a float without a conversion: with the exponent of 1
-// above it in place, bit `at` of the mantissa counts 2^(at - 23), so the float is 1 + u * 2^(at - 23),
-// and one fused multiply-subtract gives scale * u - min.
+// above it in place, bit `at` of the mantissa counts 2^(at - 23), so the float is 1 + u * 2^(at -
+// 23), and one fused multiply-subtract gives scale * u - min.
 #pragma once
 
 #include <cstdint>
@@ -33,12 +33,10 @@ KTOPS_INLINE __m512 packed_half(const uint8_t* halves) {
 
 // kMask selects the field: 1 + field * 2^-7 or 2^-15.
 template <uint32_t kMask> KTOPS_INLINE __m512 one_and_field(__m512i word) {
-  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(word,
-                                                       _mm512_set1_epi32(static_cast<int>(kMask)),
-                                                       _mm512_set1_epi32(0x3F800000), 0xEA));
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+      word, _mm512_set1_epi32(static_cast<int>(kMask)), _mm512_set1_epi32(0x3F800000), 0xEA));
 }
-template <uint32_t kMask>
-KTOPS_INLINE __m512 weight_at16(__m512i word, const FieldScales& scales) {
+template <uint32_t kMask> KTOPS_INLINE __m512 weight_at16(__m512i word, const FieldScales& scales) {
   return _mm512_fmsub_ps(one_and_field<kMask << 16>(word), scales.scale16, scales.offset16);
 }
 template <uint32_t kMask> KTOPS_INLINE __m512 weight_at8(__m512i word, const FieldScales& scales) {
@@ -201,8 +199,7 @@ struct UnpackQ6_K {
 #pragma GCC unroll 2
     for (uint32_t side = 0; side < 2; ++side) { // a scale for 16 columns
       const uint32_t byte = 2 * (group % 2) + side;
-      const __m512i number =
-          _mm512_srai_epi32(rotate_left(numbers, 24 - 8 * byte), 24);
+      const __m512i number = _mm512_srai_epi32(rotate_left(numbers, 24 - 8 * byte), 24);
       const __m512 scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(number));
       const FieldScales scales = field_scales(scale, _mm512_mul_ps(scale, _mm512_set1_ps(32)));
 #pragma GCC unroll 4
@@ -231,8 +228,8 @@ void unpack_group(const uint8_t* panel, size_t index, size_t cols, uint8_t* tile
     __builtin_prefetch(ahead + 64 * line, 0, 2);
   const ktops::PackedPlace place =
       ktops::packed_place(kPacked, index / kGroups, cols / kInfo.block_size);
-  Type::unpack(panel + place.lines, panel + place.halves,
-               static_cast<uint32_t>(index % kGroups), tile);
+  Type::unpack(panel + place.lines, panel + place.halves, static_cast<uint32_t>(index % kGroups),
+               tile);
 }
 
 constexpr UnpackGroup unpack_of(uint32_t type) {
