@@ -92,6 +92,18 @@ int32_t expert_id(const ktops_moe_args& args, size_t pair) {
   return args.expert_ids == nullptr ? 0 : args.expert_ids[pair];
 }
 
+// How many experts have tokens; experts beyond the first 4096 may share a bit with another.
+size_t count_experts(const ktops_moe_args& args) {
+  uint64_t bits[64] = {};
+  for (size_t p = 0; p < args.num_tokens * args.top_k; ++p)
+    if (const int32_t id = expert_id(args, p); id >= 0)
+      bits[id / 64 % 64] |= uint64_t{1} << (id % 64);
+  size_t count = 0;
+  for (const uint64_t word : bits)
+    count += static_cast<size_t>(__builtin_popcountll(word));
+  return count;
+}
+
 // Experts by their number of tokens, most first.
 void sort_experts(const ktops_moe_args& args, Plan& plan) {
   const size_t num_experts = args.gate.num_experts;
@@ -267,8 +279,8 @@ bool prefill_serves(const ktops_pool& pool, const ktops_moe_args& args) {
     if (type_info(matrix->type).block_size == 1)
       return false;
   const size_t num_pairs = args.num_tokens * args.top_k;
-  return num_pairs < kSkipped &&
-         num_pairs >= gemm->min_tokens * std::min<size_t>(num_pairs, args.gate.num_experts);
+  return num_pairs >= gemm->min_tokens && num_pairs < kSkipped &&
+         num_pairs >= gemm->min_tokens * count_experts(args);
 }
 
 int32_t prefill_moe(ktops_pool& pool, const ktops_moe_args& args) {
