@@ -212,8 +212,12 @@ void bench_tokens(ktops_pool* pool, const Layer& layer, size_t num_tokens) {
   }
   const double tflops =
       2e-12 * 3 * kHidden * kInner * static_cast<double>(num_tokens * kTopK) / median(seconds);
-  printf("%6zu %9.2f %8.3f %8.2f %7.2f   %.1e\n", num_tokens, 1e3 * median(seconds), tflops,
-         median(peaks), tflops / std::max(median(peaks), 1e-9), error_of(pool, layer, call));
+  printf("%6zu %9.2f %8.3f", num_tokens, 1e3 * median(seconds), tflops);
+  if (median(peaks) > 0)
+    printf(" %8.2f %7.2f", median(peaks), tflops / median(peaks));
+  else
+    printf(" %8s %7s", "-", "-");
+  printf("   %.1e\n", error_of(pool, layer, call));
   fflush(stdout);
 }
 

@@ -87,10 +87,10 @@ void check_type(ktops_pool* pool, Kind kind) {
   std::mt19937 random(7);
   const size_t unit = std::max<size_t>(block_of(kind.type).size, 32);
   const Case shapes[] = {
-      {1, 1, unit},  {1, 16, unit}, {1, 37, 3 * unit},  {2, 33, unit}, {3, 64, 2 * unit},
-      {4, 15, unit}, {5, 17, unit}, {7, 100, 2 * unit}, {8, 32, unit}, {67, 50, 2 * unit},
-                         {15, 17, unit}, {16, 16, unit},   {17, 64, 3 * unit},
-                         {31, 33, unit}, {32, 40, 2 * unit}, {33, 96, unit}, {290, 20, unit}};
+      {1, 1, unit},   {1, 16, unit},  {1, 37, 3 * unit},  {2, 33, unit},  {3, 64, 2 * unit},
+      {4, 15, unit},  {5, 17, unit},  {7, 100, 2 * unit}, {8, 32, unit},  {67, 50, 2 * unit},
+      {15, 17, unit}, {16, 16, unit}, {17, 64, 3 * unit}, {31, 33, unit}, {32, 40, 2 * unit},
+      {33, 96, unit}, {290, 20, unit}};
   for (const Case& shape : shapes) {
     const size_t count = shape.num_tokens * shape.cols;
     check_case(pool, kind, shape, random_floats(random, count), "normal");
@@ -126,8 +126,8 @@ void check_extremes(ktops_pool* pool, Kind kind) {
       ktops_matmul(pool, &args);
       const auto expected = reference_matmul(plain.data(), x.data(), num_tokens, rows, cols);
       const double error = relative_error(y.data(), expected.data(), expected.size());
-      CHECK(error < (in_bf16(pool, kind.type, num_tokens) ? 5e-3 : 1e-5), "%s filled with %x, %zu tokens: %.2e", kind.name(), fill, num_tokens,
-            error);
+      CHECK(error < (in_bf16(pool, kind.type, num_tokens) ? 5e-3 : 1e-5),
+            "%s filled with %x, %zu tokens: %.2e", kind.name(), fill, num_tokens, error);
     }
   }
 }

@@ -108,9 +108,10 @@ void check_problem(ktops_pool* pool, Problem& problem) {
   CHECK(y.guards_hold(), "wrote beside the output");
   const std::vector<double> expected = problem.expected();
   const double error = relative_error(y.data(), expected.data(), expected.size());
-  CHECK(error < allowed_error(pool, problem), "%s %s %s, %zu experts [%zu, %zu], %zu tokens, top %u: %.2e",
-        type_name(shape.gate_type), type_name(shape.up_type), type_name(shape.down_type),
-        shape.num_experts, shape.intermediate, shape.hidden, shape.num_tokens, shape.top_k, error);
+  CHECK(error < allowed_error(pool, problem),
+        "%s %s %s, %zu experts [%zu, %zu], %zu tokens, top %u: %.2e", type_name(shape.gate_type),
+        type_name(shape.up_type), type_name(shape.down_type), shape.num_experts, shape.intermediate,
+        shape.hidden, shape.num_tokens, shape.top_k, error);
   problem.pack(pool);
   Output packed_y(y.size());
   const ktops_moe_args packed_args = problem.args(packed_y.data());
