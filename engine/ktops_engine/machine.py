@@ -61,12 +61,12 @@ def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc"
 
 
 def engine_machine(machine: MachineFacts) -> MachineFacts:
-    """What of `machine` the engine of this version computes with: its CPUs and RAM, no GPU, no AMX.
+    """What of `machine` the engine of this version computes with: its CPUs and RAM, no GPU.
 
     The one place that says so: whatever loads or serves a model plans for this, while `ktops plan`
     also plans for the GPUs.
     """
-    return replace(machine, gpus=(), isa="avx512vnni" if machine.isa == "amx" else machine.isa)
+    return replace(machine, gpus=())
 
 
 def _isa(proc_root: Path) -> str:

@@ -109,11 +109,6 @@ def test_the_engine_of_this_version_plans_without_the_gpus():
     assert plan(config(), LITE, engine_machine(with_gpu)).gpus == ()
 
 
-def test_the_engine_of_this_version_has_no_kernels_for_amx():
-    with_amx = dataclasses.replace(machine(), isa="amx")
-    assert engine_machine(with_amx).isa == "avx512vnni"
-
-
 @unhurried
 @given(ram=gib(1, 1200), vram=st.lists(gib(0, 200), max_size=4), ctx_size=st.integers(1, 163840))
 def test_every_byte_of_the_model_is_placed_once(ram, vram, ctx_size):

@@ -53,16 +53,15 @@ CORE_READ_BYTES: Mapping[str, Range] = MappingProxyType(
     }
 )
 # Products of a prompt of some hundred tokens with quantised weights, FLOP/s a core. Measured as
-# above with 256 tokens (scalar: 32): 0.003, 0.038, 0.044 and 0.118 TFLOP/s. AMX: low what
-# kt-kernel's int4 form reaches a core at 64 tokens, high half of the bf16 peak measured with 64
-# Emerald Rapids threads (47 TFLOP/s).
+# above with 256 tokens (scalar: 32): 0.003, 0.038, 0.044 and 0.118 TFLOP/s. AMX: 16 Emerald Rapids
+# cores, a layer of R1, 512 tokens in a busy hour (low) to 4,096 in a quiet one (high).
 CORE_FLOPS: Mapping[str, Range] = MappingProxyType(
     {
         "scalar": (0.002e12, 0.004e12),
         "avx2": (0.025e12, 0.06e12),
         "avx512": (0.03e12, 0.08e12),
         "avx512vnni": (0.07e12, 0.15e12),
-        "amx": (0.08e12, 0.37e12),
+        "amx": (0.11e12, 0.36e12),
     }
 )
 UNKNOWN_ISA = "avx2"
