@@ -30,6 +30,8 @@ BOUND = 1e-3  # relative L2 of logits
 RANDOM_MARGIN = 3e-4  # of random models; rounding errors are a tenth of it
 DEMO_MARGIN = 4e-5  # a trained router balances its experts, so close choices are common
 NUM_PROMPTS, NUM_STEPS = 8, 64
+# The tiles of AMX round activations to bfloat16: the bounds here are those of the integer kernels.
+INTEGER_KERNELS = ("KTOPS_ISA", "avx512vnni")
 QUESTIONS = [
     "你是谁?", "写一个计算阶乘的 Python 函数", "Who are you?", "12 + 30 = ?", "什么是 KV 缓存?",
     "Write a Python function that computes the factorial of a number.", "What is GGUF?",
@@ -88,18 +90,25 @@ def chat_prompts(loaded: LoadedModel) -> Iterator[list[int]]:
         yield loaded.tokenizer.encode(text)
 
 
+@pytest.fixture(autouse=True)
+def integer_kernels(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*INTEGER_KERNELS)
+
+
 @pytest.fixture(scope="module", params=["demo", *MODELS])
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, native_build: object
 ) -> Iterator[Case]:
-    if request.param == "demo":
-        loaded = load_model(EngineConfig(demo_path(), demo_path()))
-        made = make_case(loaded, chat_prompts(loaded), DEMO_MARGIN, NUM_PROMPTS, NUM_STEPS)
-    else:
-        shape, options = MODELS[request.param]
-        tiny = write_tiny_gguf(tmp_path_factory.mktemp("model"), shape, **options)
-        loaded = load_model(EngineConfig(tiny.path, tiny.config_folder))
-        made = make_case(loaded, random_prompts(loaded), RANDOM_MARGIN, NUM_PROMPTS, NUM_STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*INTEGER_KERNELS)
+        if request.param == "demo":
+            loaded = load_model(EngineConfig(demo_path(), demo_path()))
+            made = make_case(loaded, chat_prompts(loaded), DEMO_MARGIN, NUM_PROMPTS, NUM_STEPS)
+        else:
+            shape, options = MODELS[request.param]
+            tiny = write_tiny_gguf(tmp_path_factory.mktemp("model"), shape, **options)
+            loaded = load_model(EngineConfig(tiny.path, tiny.config_folder))
+            made = make_case(loaded, random_prompts(loaded), RANDOM_MARGIN, NUM_PROMPTS, NUM_STEPS)
     yield made
     made.loaded.free()
 
