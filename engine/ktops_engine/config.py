@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ktops_engine.model_config import ModelConfig
+
+
+@dataclass(frozen=True)
+class DummyWeights:
+    """Random weights in place of a file's, to measure speed and memory without reading them.
+
+    `described` is a model whose files are not here: its weights get the types of Q4_K_M, and
+    `gguf_path` only gives the tokenizer. None: the tensors are those that `gguf_path` lists.
+    `num_hidden_layers` keeps the first so many layers.
+    """
+
+    described: ModelConfig | None = None
+    num_hidden_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -25,3 +42,4 @@ class EngineConfig:
     max_running: int = 1
     max_waiting: int = 64
     gpu_memory_bytes: int | None = None
+    dummy: DummyWeights | None = None

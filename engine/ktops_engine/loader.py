@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
-from ktops_engine.gguf import GgufModel, open_gguf
+from ktops_engine.gguf import GgufModel
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.machine import detect_machine, engine_machine
-from ktops_engine.model_config import ModelConfig, resolve_model_config
+from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2 import Deepseek2Model, wanted_tensors
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo, find_current
 from ktops_engine.native.load import Native, load_native
 from ktops_engine.plan import Placement, facts_of_files, plan
+from ktops_engine.source import open_source
 from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer, load_tokenizer
 from ktops_engine.types import LoadProgress
@@ -56,14 +57,14 @@ def load_model(
 ) -> LoadedModel:
     """Load what `config` names. See `LLM.load` for the callbacks and the errors."""
     on_note = on_note or (lambda note: None)
-    gguf = open_gguf(config.gguf_path)
-    model_config, notes = resolve_model_config(gguf, config.model_path)
+    source = open_source(config)
+    gguf, model_config, notes = source.gguf, source.config, list(source.notes)
     facts = facts_of_files(gguf, model_config)
     placement = plan(config, facts, engine_machine(detect_machine()))
     names, left_out = wanted_tensors(gguf, model_config)
     if left_out:
         said = text("{count} tensors for multi-token prediction are left out", count=len(left_out))
-        notes = [*notes, said]
+        notes.append(said)
     for note in (*notes, *placement.notes):
         on_note(note)
     tokenizer = load_tokenizer(gguf, config.model_path)
@@ -73,7 +74,8 @@ def load_model(
         resources.callback(pool.close)
         weights = Weights(native, gguf, names)
         resources.callback(weights.free)
-        weights.read(pool, on_progress or (lambda progress: None))
+        load = weights.read if config.dummy is None else weights.fill
+        load(pool, on_progress or (lambda progress: None))
         model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(
             gguf, model_config, placement, tokenizer, native, model, resources.pop_all()

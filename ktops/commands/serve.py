@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ktops.commandline import output_of
+from ktops.launch.dummy import LoadFormat, read_load_format
 from ktops.launch.stages import Order
 from ktops.options import CpuInfer, CtxSize, Force, GgufPath, ModelPath, Yes
 from ktops.output import Output
@@ -61,6 +62,13 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(help="Key that clients must send.", show_default=False)
     ] = None,
+    load_format: Annotated[
+        LoadFormat, typer.Option(help="dummy: random weights, to measure without files.")
+    ] = LoadFormat.AUTO,
+    num_hidden_layers: Annotated[
+        int | None,
+        typer.Option(help="With dummy: only the first so many layers.", show_default=False),
+    ] = None,
     yes: Yes = False,
     force: Force = False,
     dry_run: Annotated[
@@ -75,6 +83,7 @@ def serve(
     goes on from there.
     """
     output = output_of(ctx)
+    dummy = read_load_format(load_format, num_hidden_layers)
     settings = load_settings(
         cpu_infer=cpu_infer,
         host=host,
@@ -84,7 +93,7 @@ def serve(
         api_key=api_key,
     )
     _warn_when_open(output, settings)
-    order = Order(COMMAND, model, gguf_path, model_path, assume_yes=yes, force=force)
+    order = Order(COMMAND, model, gguf_path, model_path, assume_yes=yes, force=force, dummy=dummy)
     if dry_run:
         from ktops.launch.preview import preview
 

@@ -22,12 +22,16 @@ from ktops_engine.text import joined, text
 @dataclass(frozen=True)
 class ModelChoice:
     """A model that is on the disk. `name` is its alias, None when only a path is known; `reason`
-    completes "<name>: ..."; `model_path` is the config-only folder, if any."""
+    completes "<name>: ..."; `model_path` is the config-only folder, if any.
+
+    With `is_here` False only the shapes of `name` are known, and the files are the demo's.
+    """
 
     name: str | None
     reason: str
     gguf_path: Path
     model_path: Path | None
+    is_here: bool = True
 
 
 def choose_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ktops.launch.checklist import report_checks, run_subset
+from ktops.launch.dummy import choose_dummy
 from ktops.launch.native_build import is_built
 from ktops.launch.plan_stage import look, show_plan, show_site, target_of
 from ktops.launch.stages import (
@@ -25,6 +26,8 @@ def preview(output: Output, settings: Settings, order: Order) -> None:
     from ktops_doctor import SERVE_CHECKS
 
     found = find_model(output, settings, order)
+    if isinstance(found, Absent) and order.dummy is not None:
+        found = choose_dummy(output, found)
     building = not is_built()
     if isinstance(found, Absent):
         plan = check_before_fetching(output, settings, order, found, building=building)
@@ -34,7 +37,7 @@ def preview(output: Output, settings: Settings, order: Order) -> None:
     else:
         if building:
             check_toolchain(output, settings)
-        site = look(settings, found)
+        site = look(settings, found, order.dummy)
         checked = run_subset(SERVE_CHECKS, target_of(site, settings))
         report_checks(output, checked)
         refuse_unservable(checked, site.name)

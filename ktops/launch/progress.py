@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LINE_INTERVAL_S = 10.0
 BAR_WIDTH = 30
 SLOW_S = 1.0  # from here on a rate says something
-READ = "read"  # the engine's name of the stage that takes long
+READ, FILL = "read", "fill"  # the engine's names of the stages that take long
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,7 @@ class _Line:
         if not self.total_bytes:
             return joined([self.stage])
         done, total = format_bytes(self.done_bytes), format_bytes(self.total_bytes)
-        parts: list[str] = [
-            text("read {done} of {total}", done=done, total=total)
-            if self.stage == READ
-            else text("{stage} {done} of {total}", stage=self.stage, done=done, total=total)
-        ]
+        parts: list[str] = [_amount(self.stage, done, total)]
         rate = self.bytes_per_second
         if rate:
             parts.append(format_rate(rate))
@@ -59,6 +55,14 @@ class _Line:
                 left_s = (self.total_bytes - self.done_bytes) / rate
                 parts.append(text("{time} left", time=format_duration(left_s)))
         return joined(parts, "  ")
+
+
+def _amount(stage: str, done: str, total: str) -> Text:
+    if stage == READ:
+        return text("read {done} of {total}", done=done, total=total)
+    if stage == FILL:
+        return text("filled {done} of {total}", done=done, total=total)
+    return text("{stage} {done} of {total}", stage=stage, done=done, total=total)
 
 
 class LoadView:

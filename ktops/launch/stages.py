@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ktops.hub.catalogue import DEMO, load_catalogue
 from ktops.hub.choose import ModelChoice, choose_model
 from ktops.launch.checklist import Checked, refuse_failures, refuse_risks, report_checks, run_subset
+from ktops.launch.dummy import DummyOrder, choose_dummy
 from ktops.launch.native_build import build_stage, is_built
 from ktops.launch.plan_stage import early_target, plan_early, refuse_narrow
 from ktops.output import Mode, Output
@@ -39,6 +40,7 @@ class Order:
     """What a command line asks for. `command` is how it is given again: ("ktops", "serve").
 
     `assume_yes` answers the question before a download, `force` goes on where a warning would stop.
+    `dummy` asks for random weights, which need no files.
     """
 
     command: tuple[str, ...]
@@ -47,6 +49,7 @@ class Order:
     model_path: Path | None = None
     assume_yes: bool = False
     force: bool = False
+    dummy: DummyOrder | None = None
 
     def again(self, *flags: str) -> str:
         """The same command with `flags`, to paste."""
@@ -55,6 +58,8 @@ class Order:
             words += ["--gguf-path", str(self.gguf_path)]
         if self.model_path is not None:
             words += ["--model-path", str(self.model_path)]
+        if self.dummy is not None:
+            words += self.dummy.flags
         return shlex.join([*words, *flags])
 
 
@@ -69,9 +74,12 @@ class Absent:
 def obtain(output: Output, settings: Settings, order: Order) -> ModelChoice:
     """The model's files and the native kernels: fetched and built where they are missing.
 
-    Before that, the doctor is asked what can be known before. Raises KtopsError as every stage.
+    Before that, the doctor is asked what can be known before. Random weights need no files. Raises
+    KtopsError as every stage.
     """
     found = find_model(output, settings, order)
+    if isinstance(found, Absent) and order.dummy is not None:
+        found = choose_dummy(output, found)
     building = not is_built()
     if isinstance(found, Absent):
         refuse_unasked(output, order, found)

@@ -45,6 +45,15 @@ def test_a_pipe_gets_a_line_every_ten_seconds_and_a_sum(capsys):
     ]
 
 
+def test_random_weights_are_filled_in_not_read(capsys):
+    clock = Clock()
+    with LoadView(Output(), clock) as view:
+        for done in range(3):
+            view.update(LoadProgress("fill", done * GIB, 2 * GIB))
+            clock.now += 12
+    assert "  load    50 %  filled 1 GiB of 2 GiB  89.5 MB/s  0:12 left" in capsys.readouterr().err
+
+
 def test_a_fast_load_is_one_line(capsys):
     load(Output(), seconds_a_step=0.1)
     assert capsys.readouterr().err == "  load    4 GiB in 0.5 s\n"

@@ -141,3 +141,42 @@ def test_a_broken_generation_config_is_named(tmp_path: Path, text):
     with pytest.raises(KtopsError, match=r"generation_config\.json cannot be used") as caught:
         sampling_defaults(tmp_path)
     assert caught.value.hint
+
+
+def test_random_weights_need_no_files_and_no_download(ktops, native_build):
+    ran = ktops(
+        "serve", "v2-lite-q4km", "--load-format", "dummy", "--num_hidden_layers", "2",
+        "--port", "0", "--dry-run",
+    )  # fmt: skip
+    assert ran.status == 0, ran.stderr
+    assert "  model   v2-lite-q4km (its shapes alone; nothing is fetched)" in ran.stderr
+    assert "fetch" not in ran.stderr.replace("nothing is fetched", "").replace("was fetched", "")
+    assert "  plan    CPU: " in ran.stderr
+
+
+def test_random_weights_for_a_model_that_is_here_take_its_own_files(ktops, native_build):
+    ran = ktops("serve", "demo", "--load-format", "dummy", "--port", "0", "--dry-run")
+    assert ran.status == 0, ran.stderr
+    assert "  model   demo (named on the command line)" in ran.stderr
+
+
+def test_a_command_with_random_weights_is_given_again_with_them(started):
+    _, _, order, _ = started("demo", "--load-format", "dummy", "--num-hidden-layers", "3")
+    again = "ktops serve demo --load-format dummy --num-hidden-layers 3 --force"
+    assert order.again("--force") == again
+
+
+def test_layers_are_cut_from_random_weights_only(ktops):
+    ran = ktops("serve", "demo", "--num-hidden-layers", "3")
+    assert ran.status == 2
+    assert "--num-hidden-layers goes with --load-format dummy alone" in ran.stderr
+    assert "ktops serve --load-format dummy --num-hidden-layers 3" in ran.stderr
+
+
+def test_a_number_of_layers_that_the_model_has_not_is_a_usage_error(ktops, native_build):
+    ran = ktops(
+        "serve", "demo", "--load-format", "dummy", "--num-hidden-layers", "99",
+        "--port", "0", "--dry-run",
+    )  # fmt: skip
+    assert ran.status == 2
+    assert "--num-hidden-layers 99: this model has" in ran.stderr

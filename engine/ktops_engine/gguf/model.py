@@ -61,17 +61,24 @@ class GgufModel:
     def opened(self, name: str) -> Iterator[tuple[int, int]]:
         """A descriptor of the shard that holds a tensor, and the tensor's offset in it.
 
-        Turns what reading may raise in the block into KtopsError: EOFError into gguf-truncated,
-        OSError into gguf-unreadable.
+        Errors in the block become KtopsError as in `reading`.
         """
         info = self.tensors[name]
-        path = self.paths[info.shard]
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with self.reading(name):
+            file = os.open(self.paths[info.shard], os.O_RDONLY | os.O_CLOEXEC)
             try:
                 yield file, info.offset
             finally:
                 os.close(file)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Turns what reading a tensor may raise in the block into KtopsError: EOFError into
+        gguf-truncated, OSError into gguf-unreadable."""
+        info = self.tensors[name]
+        path = self.paths[info.shard]
+        try:
+            yield
         except OSError as error:
             raise unreadable(path, error) from error
         except EOFError as error:

@@ -1,24 +1,26 @@
 """A model's weights in RAM: read once from the shards into native memory, then only looked at.
 
-Quantised matrices are packed for the kernels while they are read.
+Quantised matrices are packed for the kernels while they are read. To measure without files, the
+same memory is filled with random weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel, QuantType, TensorInfo
+from ktops_engine.models.pieces import Piece, cut
+from ktops_engine.models.random_rows import RandomRows
+from ktops_engine.models.reading import read_pieces
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool
 from ktops_engine.native.structs import Layout
 from ktops_engine.text import text
 from ktops_engine.types import LoadProgress
 
 ALIGNMENT = 64  # a cache line, and the widest vector
-READ_BYTES = 64 << 20  # of one call: how often progress is told, and Ctrl-C heard
-PANEL_ROWS = 16  # what calls may be cut between
 
 
 class Weights:
@@ -42,20 +44,35 @@ class Weights:
 
         Raises KtopsError when a file cannot be read to its end.
         """
+        counted = self._counted("read", on_progress)
+        read_pieces(self._gguf, self._pieces(), self._native, pool, counted)
+
+    def fill(self, pool: Pool, on_progress: Callable[[LoadProgress], None]) -> None:
+        """Fill the buffer with random weights of the same types and about the size of trained ones;
+        no file is read."""
+        counted = self._counted("fill", on_progress)
+        random = RandomRows()
+        for piece in self._pieces():
+            random.fill(pool, piece)
+            counted(piece.num_bytes)
+
+    def _pieces(self) -> Iterator[Piece]:
+        for name in self._offsets:
+            yield from cut(self._gguf.tensors[name], self.matrix(name))
+
+    def _counted(
+        self, stage: str, on_progress: Callable[[LoadProgress], None]
+    ) -> Callable[[int], None]:
+        """A function that adds bytes up and tells how many of all there are."""
         total = sum(self._gguf.tensors[name].nbytes for name in self._offsets)
         done = 0
-        for name in self._offsets:
-            matrix = self.matrix(name)
-            num_rows = matrix.num_experts * matrix.rows
-            row_bytes = self._gguf.tensors[name].nbytes // num_rows
-            unit = PANEL_ROWS if matrix.rows % PANEL_ROWS == 0 else matrix.rows
-            step = max(READ_BYTES // row_bytes // unit, 1) * unit
-            with self._gguf.opened(name) as (file, offset):
-                for row in range(0, num_rows, step):
-                    count = min(step, num_rows - row)
-                    pool.read(matrix, file, offset, row, count)
-                    done += count * row_bytes
-                    on_progress(LoadProgress("read", done, total))
+
+        def add(num_bytes: int) -> None:
+            nonlocal done
+            done += num_bytes
+            on_progress(LoadProgress(stage, done, total))
+
+        return add
 
     def matrix(self, name: str) -> Matrix:
         """[cols], [rows, cols] or [experts, rows, cols], in the file's type."""

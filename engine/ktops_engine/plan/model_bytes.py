@@ -103,11 +103,15 @@ def describe_q4_k_m(config: ModelConfig) -> ModelFacts:
     half of the layers, Q5_0 and Q8_0 in their place where rows are not whole blocks of 256, F32 for
     norms and routers.
     """
-    sizes: dict[str, int] = {}
-    for name, shape, wanted in _tensors(config):
-        type = wanted if shape[-1] % wanted.block_size == 0 else _FALLBACK[wanted]
-        sizes[name] = type.nbytes(math.prod(shape))
+    sizes = {name: type.nbytes(math.prod(shape)) for name, shape, type in tensors_q4_k_m(config)}
     return ModelFacts(config, sum_tensors(sizes, config.num_hidden_layers), "description")
+
+
+def tensors_q4_k_m(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], QuantType]]:
+    """Name, shape (row-major) and type of every tensor of a Q4_K_M file of `config`, by the rules
+    that `describe_q4_k_m` names."""
+    for name, shape, wanted in _tensors(config):
+        yield name, shape, wanted if shape[-1] % wanted.block_size == 0 else _FALLBACK[wanted]
 
 
 def sum_tensors(sizes: Mapping[str, int], num_layers: int) -> ModelBytes:

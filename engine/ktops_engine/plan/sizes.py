@@ -8,7 +8,9 @@ from ktops_engine.plan.model_bytes import ModelFacts
 BLOCK_SIZE = 64  # tokens a cache block holds
 FLOAT32_BYTES = 4
 BFLOAT16_BYTES = 2
-# What the process needs besides weights and cache: interpreter, torch, activations of one chunk.
+# What the process needs besides weights and cache: interpreter, torch, activations of one chunk,
+# work memory of the kernels (at most 435 MiB for a known model: docs/kernels-prefill.md); while
+# loading, 192 MiB that are being read in place of the last two.
 RUNTIME_BYTES = 768 << 20
 # The same on a GPU: the CUDA context, its libraries' workspaces and kernels.
 GPU_RUNTIME_BYTES = 768 << 20
