@@ -76,6 +76,12 @@ COMMANDS = (
         "ktops.commands.plan:plan",
     ),
     CommandSpec(
+        "bench",
+        "Inspect",
+        "Measure how fast this machine computes.",
+        "ktops.commands.bench:COMMANDS",
+    ),
+    CommandSpec(
         "env",
         "Inspect",
         "Describe this installation and machine, for a report.",

@@ -7,9 +7,23 @@ from typing import Annotated
 
 import typer
 
+
+def _number_or_word(raw: str) -> int | str:
+    """Numbers as such, so that messages show them plainly; the settings judge the rest."""
+    try:
+        return int(raw)
+    except ValueError:
+        return raw
+
+
 CpuInfer = Annotated[
-    int | None,
-    typer.Option(help="CPU threads for the experts; default: one a core.", show_default=False),
+    str | None,
+    typer.Option(
+        parser=_number_or_word,
+        metavar="N|auto",
+        help="CPU threads for the experts; auto, the default: what is fastest here.",
+        show_default=False,
+    ),
 ]
 CtxSize = Annotated[
     int | None,

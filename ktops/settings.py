@@ -22,13 +22,14 @@ DEFAULT_PORT = 10002
 CONFIG_FILE = "ktops.toml"
 USER_CONFIG_FILE = "config.toml"
 ORIGIN_DEFAULT = "default"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for, after precedence. None means: let the engine or the plan decide.
 
-    `cpu_infer` is a number of CPU threads, `ctx_size` and `max_new_tokens` are tokens.
+    `cpu_infer` is a number of CPU threads or "auto", `ctx_size` and `max_new_tokens` are tokens.
     `origins` maps each name to a flag, an environment variable, a file, or "default".
     """
 
@@ -36,11 +37,16 @@ class Settings:
     default_model: str | None = None
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
-    cpu_infer: int | None = None
+    cpu_infer: int | str | None = None
     ctx_size: int | None = None
     max_new_tokens: int | None = None
     api_key: str | None = field(default=None, repr=False)
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cpu_threads(self) -> int | None:
+        """`cpu_infer` as a number, None for "auto" as for nothing."""
+        return self.cpu_infer if isinstance(self.cpu_infer, int) else None
 
 
 class _UnfitError(Exception):
@@ -97,12 +103,23 @@ def _integer(low: int, high: int | None = None) -> Callable[[object, Path], int]
     return parse
 
 
+def _threads(raw: object, base: Path) -> int | str:
+    if raw == AUTO:
+        return AUTO
+    try:
+        return _integer(1)(raw, base)
+    except _UnfitError as error:
+        raise _UnfitError(
+            text("a whole number, at least {low}, or {word}", low=1, word=AUTO)
+        ) from (error)
+
+
 _SETTINGS = (
     _Setting("default_model", "KTOPS_DEFAULT_MODEL", _text),
     _Setting("models_dir", "KTOPS_MODELS", _path),
     _Setting("host", "KTOPS_HOST", _text),
     _Setting("port", "KTOPS_PORT", _integer(0, 65535)),
-    _Setting("cpu_infer", "KTOPS_CPU_INFER", _integer(1)),
+    _Setting("cpu_infer", "KTOPS_CPU_INFER", _threads),
     _Setting("ctx_size", "KTOPS_CTX_SIZE", _integer(1)),
     _Setting("max_new_tokens", "KTOPS_MAX_NEW_TOKENS", _integer(1)),
     _Setting("api_key", "KTOPS_API_KEY", _text),

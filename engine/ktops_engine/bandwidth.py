@@ -7,20 +7,17 @@ answer is remembered for a day: it is the machine's, and a busy neighbour change
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
-import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import cast
 
 from ktops_engine.gguf import QuantType
 from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
 from ktops_engine.native.cache import cache_folder
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool, load_native
+from ktops_engine.remembered import machine_key, recall, remember
 
 COLS = 8192
 MATRIX_BYTES_PER_CORE = 16 << 20  # beyond the caches: the largest hold 12 MiB a core
@@ -42,15 +39,24 @@ def read_bandwidth(machine: MachineFacts) -> float | None:
     if info is None:
         return None
     path = cache_folder(os.environ).parent / FILE
-    key, now = _key(machine, info.sources_hash), time.time()
-    remembered = _read(path)
-    rate, measured_at = remembered.get(key, (0.0, 0.0))
+    key, now = machine_key(machine, info.sources_hash), time.time()
+    remembered = recall(path)
+    rate, measured_at = _rate_and_time(remembered.get(key))
     if 0 <= now - measured_at < REMEMBERED_S:
         return rate
     measured = measure_read_bandwidth(load_native(info), machine)
     if measured is not None:
-        _write(path, {**remembered, key: (measured, now)})
+        remember(path, {**remembered, key: (measured, now)})
     return measured
+
+
+def _rate_and_time(value: object) -> tuple[float, float]:
+    """Bytes/s and when they were measured, in seconds since 1970; long ago for anything else."""
+    try:
+        rate, measured_at = cast("tuple[float, float]", value)
+        return float(rate), float(measured_at)
+    except (TypeError, ValueError):
+        return 0.0, 0.0
 
 
 def measure_read_bandwidth(native: Native, machine: MachineFacts) -> float | None:
@@ -91,29 +97,3 @@ def _fastest(pool: Pool, weight: Matrix, x_ptr: int, y_ptr: int) -> float:
         pool.matmul(weight, x_ptr, y_ptr, num_tokens=1)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def _key(machine: MachineFacts, sources_hash: str) -> str:
-    """Another boot may be another machine, and other cores another rate."""
-    parts: Sequence[object] = (machine.name, machine.cpus, machine.total_ram_bytes, sources_hash)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _read(path: Path) -> dict[str, tuple[float, float]]:
-    """Bytes/s and when they were measured, in seconds since 1970, by machine."""
-    try:
-        found = json.loads(path.read_text())
-        return {str(key): (float(rate), float(at)) for key, (rate, at) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _write(path: Path, rates: dict[str, tuple[float, float]]) -> None:
-    """Replace the file whole. A folder that cannot be written costs measuring again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(rates, file)
-        Path(file.name).replace(path)
-    except OSError:
-        return

@@ -29,6 +29,7 @@ class MachineFacts:
 
     `read_bandwidth` of the RAM is in bytes/s, None when unknown; `bandwidth_is_measured` tells it
     from a datasheet's. `isa` is the instruction set the kernels would use, "" when unknown.
+    `thread_rates` are (threads, calls/s of an expert layer), fewest threads first, where measured.
     """
 
     cpus: tuple[int, ...]
@@ -40,6 +41,7 @@ class MachineFacts:
     bandwidth_is_measured: bool = False
     isa: str = ""
     name: str = ""
+    thread_rates: tuple[tuple[int, float], ...] = ()
 
 
 def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> MachineFacts:

@@ -96,7 +96,7 @@ def _labels(machines: list[str] | None, compare: bool) -> list[str]:
 
 
 def _machine(
-    label: str, settings: Settings, cpu_infer: int | None
+    label: str, settings: Settings, cpu_infer: str | None
 ) -> tuple[MachineFacts, Settings]:
     """A machine, and the settings that count there: threads set for this one mean this one."""
     if label == THIS:
@@ -105,7 +105,8 @@ def _machine(
         return this_machine(), settings
     from ktops.planning.machines.described import machine_named
 
-    return machine_named(label), replace(settings, cpu_infer=cpu_infer)
+    wished = settings.cpu_infer if cpu_infer is not None else None
+    return machine_named(label), replace(settings, cpu_infer=wished)
 
 
 def _gpu_memory(words: str | None) -> int | None:

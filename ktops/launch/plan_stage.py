@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ktops.hub.catalogue import load_catalogue
 from ktops.hub.choose import ModelChoice
+from ktops.launch.dummy import DummyOrder, dummy_weights
 from ktops.output import Output
 from ktops.settings import Settings
 from ktops.units import format_bytes
@@ -45,28 +46,43 @@ class Site:
         return self.choice.name or str(self.choice.gguf_path)
 
 
-def look(settings: Settings, choice: ModelChoice) -> Site:
-    """Open the headers of the files, read their configuration, and place the model.
+def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = None) -> Site:
+    """Open the headers of the files, read their configuration, and place the model, with random
+    weights if `dummy` asks for them.
 
     Raises KtopsError for files that are not whole or not supported, and for settings that do not
     go with the model.
     """
-    from ktops_engine.gguf import open_gguf
     from ktops_engine.machine import detect_machine, engine_machine
-    from ktops_engine.model_config import resolve_model_config
     from ktops_engine.plan import facts_of_files, place
+    from ktops_engine.source import open_source
 
-    gguf = open_gguf(choice.gguf_path)
-    model_config, _ = resolve_model_config(gguf, choice.model_path)
-    facts = facts_of_files(gguf, model_config)
     config = EngineConfig(
         gguf_path=choice.gguf_path,
         model_path=choice.model_path,
-        cpu_infer=settings.cpu_infer,
+        cpu_infer=settings.cpu_threads,
         ctx_size=settings.ctx_size,
+        dummy=None if dummy is None else dummy_weights(dummy, choice),
     )
-    machine = engine_machine(detect_machine())
-    return Site(choice, gguf, facts, config, machine, place(config, facts, machine))
+    source = open_source(config)
+    facts = facts_of_files(source.gguf, source.config)
+    machine = _with_thread_rates(engine_machine(detect_machine()), config, facts)
+    return Site(choice, source.gguf, facts, config, machine, place(config, facts, machine))
+
+
+def _with_thread_rates(
+    machine: MachineFacts, config: EngineConfig, facts: ModelFacts
+) -> MachineFacts:
+    """`machine` with what is known of numbers of threads: measured on the first use of a model for
+    which it matters, and only remembered where a number was given."""
+    from ktops_engine.plan import MEASURED_BYTES
+
+    if facts.bytes.total <= MEASURED_BYTES:
+        return machine
+    from ktops_engine.threads import remembered_thread_rates, thread_rates
+
+    ask = thread_rates if config.cpu_infer is None else remembered_thread_rates
+    return replace(machine, thread_rates=ask(machine))
 
 
 def target_of(site: Site, settings: Settings) -> Target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def prepare(
     from ktops_doctor import SERVE_CHECKS
 
     choice = obtain(output, settings, order)
-    site = look(settings, choice)
+    site = look(settings, choice, order.dummy)
     ending = start_subset(SERVE_CHECKS, target_of(site, settings))
     from ktops_engine.server import ServerConfig  # takes as long as the checks, beside them
 
@@ -67,7 +67,8 @@ def prepare(
         max_new_tokens=settings.max_new_tokens,
         sampling=sampling_defaults(choice.model_path or site.gguf.paths[0].parent),
     )
-    return Prepared(site.config, server_config, frozenset(site.placement.notes))
+    config = replace(site.config, cpu_infer=site.placement.num_threads)  # as shown
+    return Prepared(config, server_config, frozenset(site.placement.notes))
 
 
 def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: ModelHandle) -> LLM:

@@ -107,7 +107,7 @@ def plan_facts(
 
     config = EngineConfig(
         gguf_path=settings.models_dir / name,
-        cpu_infer=settings.cpu_infer,
+        cpu_infer=settings.cpu_threads,
         ctx_size=settings.ctx_size,
         gpu_memory_bytes=gpu_memory_bytes,
     )

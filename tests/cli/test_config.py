@@ -301,3 +301,9 @@ def load(folder: Path) -> Settings:
     return resolve_settings(
         {}, environ={}, folder=folder / "none", config_dir=folder, data_dir=folder
     )
+
+
+def test_threads_can_be_set_to_auto(ktops, config_file):
+    assert ktops("config", "set", "cpu_infer", "auto").status == 0
+    assert config_file.read_text() == 'cpu_infer = "auto"\n'
+    assert ktops("config", "get", "cpu_infer", "--json").document["value"] == "auto"

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from ktops.cli import COMMANDS
-from ktops.commands import config
+from ktops.commands import bench, config
 
 GOLDEN = Path(__file__).parent / "golden"
 OWN = [spec.name for spec in COMMANDS if spec.name != "doctor"]
 OWN += [f"config {spec.name}" for spec in config.COMMANDS]
+OWN += [f"bench {spec.name}" for spec in bench.COMMANDS]
 
 
 def assert_golden(name: str, text: str) -> None:

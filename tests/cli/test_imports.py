@@ -48,6 +48,7 @@ sys.exit(status)
         ["models", "--help"],
         ["doctor", "--help"],
         ["plan", "--help"],
+        ["bench", "kernels", "--help"],
     ],
 )
 def test_nothing_heavy_is_imported(args):

@@ -137,3 +137,10 @@ def test_an_unknown_key_far_from_any_setting_gets_no_guess(resolve):
         resolve(user="colour = 1")
     assert "did you mean" not in caught.value.message
     assert "default_model" in caught.value.hint
+
+
+def test_auto_is_a_number_of_threads_to_find_out(resolve):
+    settings = resolve({"cpu_infer": "auto"}, {"KTOPS_CPU_INFER": "3"})
+    assert (settings.cpu_infer, settings.cpu_threads) == ("auto", None)
+    assert resolve({}, {"KTOPS_CPU_INFER": "3"}).cpu_threads == 3
+    assert resolve({}, {}).cpu_threads is None

@@ -13,6 +13,7 @@ from ktops_engine.plan.model_bytes import (
     Part,
     describe_q4_k_m,
     facts_of_files,
+    tensors_q4_k_m,
 )
 from ktops_engine.plan.placement import (
     DEFAULT_CTX_SIZE,
@@ -23,10 +24,12 @@ from ktops_engine.plan.placement import (
 from ktops_engine.plan.predict import Prediction, Resource, Unknown, predict, token_flops
 from ktops_engine.plan.shares import Placement, Share
 from ktops_engine.plan.sizes import BLOCK_SIZE, cache_bytes_per_token, kv_up_bytes
+from ktops_engine.plan.threads import MEASURED_BYTES, best_threads
 
 __all__ = [
     "BLOCK_SIZE",
     "DEFAULT_CTX_SIZE",
+    "MEASURED_BYTES",
     "WEIGHT_PARTS",
     "Lack",
     "LayerBytes",
@@ -38,6 +41,7 @@ __all__ = [
     "Resource",
     "Share",
     "Unknown",
+    "best_threads",
     "cache_bytes_per_token",
     "describe_q4_k_m",
     "every_token_gpu_bytes",
@@ -48,6 +52,7 @@ __all__ = [
     "place",
     "plan",
     "predict",
+    "tensors_q4_k_m",
     "token_flops",
     "usable_bytes",
 ]

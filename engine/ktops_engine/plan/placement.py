@@ -29,7 +29,8 @@ from ktops_engine.plan.sizes import (
     kv_up_bytes,
     staging_bytes,
 )
-from ktops_engine.text import Text, text
+from ktops_engine.plan.threads import choose_cpus
+from ktops_engine.text import text
 
 DEFAULT_CTX_SIZE = 8192
 # Of a GPU's memory, what an allocator can really hand out: pages and pieces get lost.
@@ -49,7 +50,7 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
 
     Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2).
     """
-    cpus, notes = _threads(config.cpu_infer, machine)
+    cpus, notes = choose_cpus(config.cpu_infer, machine, facts.bytes.total)
     ctx_size = _ctx_size(config.ctx_size, facts.config)
     num_blocks = _num_blocks(config, ctx_size)
     for chunk in _prefill_chunks(config, machine, ctx_size):
@@ -213,33 +214,6 @@ def _whole_layers(facts: ModelFacts, num_bytes: int) -> int:
 def _share(device: str, usable: int, parts: Counter[Part]) -> Share:
     ordered = {part: parts[part] for part in Part if parts[part]}
     return Share(device, usable, MappingProxyType(ordered))
-
-
-def _threads(
-    cpu_infer: int | None, machine: MachineFacts
-) -> tuple[tuple[int, ...], tuple[Text, ...]]:
-    num_cores = len(machine.cpus)
-    if cpu_infer is None:
-        return machine.cpus, ()
-    if cpu_infer < 1:
-        raise KtopsError(
-            "invalid-cpu-infer",
-            text(
-                "--cpu-infer {count}: at least one CPU thread must compute the experts",
-                count=cpu_infer,
-            ),
-            f"ktops serve --cpu-infer {num_cores}",
-            exit_status=EXIT_USAGE,
-        )
-    if cpu_infer > num_cores:
-        note = text(
-            "--cpu-infer {asked} is more than the {cores} physical cores this process may use: "
-            "{cores} threads are started",
-            asked=cpu_infer,
-            cores=num_cores,
-        )
-        return machine.cpus, (note,)
-    return machine.cpus[:cpu_infer], ()
 
 
 def _num_blocks(config: EngineConfig, ctx_size: int) -> int:

@@ -17,9 +17,14 @@ def this_machine() -> MachineFacts:
     """
     from ktops_engine.gpus import detect_gpus
     from ktops_engine.machine import detect_machine
+    from ktops_engine.threads import remembered_thread_rates
 
     machine = detect_machine()
-    machine = replace(machine, gpus=tuple(_with_rates(gpu) for gpu in detect_gpus()))
+    machine = replace(
+        machine,
+        gpus=tuple(_with_rates(gpu) for gpu in detect_gpus()),
+        thread_rates=remembered_thread_rates(machine),
+    )
     measured = _measured(machine)
     if measured is not None:
         return replace(machine, read_bandwidth=measured, bandwidth_is_measured=True)

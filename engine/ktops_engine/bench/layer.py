@@ -1,0 +1,85 @@
+"""A layer of experts with random weights, in memory as the engine would hold it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ktops_engine.bench.blocks import random_blocks
+from ktops_engine.bench.shapes import LayerShape
+from ktops_engine.gguf import QuantType
+from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool
+from ktops_engine.native.structs import Layout
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    ExpertBlocks = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+def expert_blocks(shape: LayerShape, seed: int = 1) -> ExpertBlocks:
+    """Gate, up and down of one expert in the file's layout, [rows, bytes of a row] each."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    hidden, intermediate = shape.hidden_size, shape.moe_intermediate_size
+    return (
+        random_blocks(shape.gate_type, intermediate, hidden, rng),
+        random_blocks(shape.gate_type, intermediate, hidden, rng),
+        random_blocks(shape.down_type, hidden, intermediate, rng),
+    )
+
+
+class ExpertLayer:
+    """Packed gate, up and down of all experts. Each expert has the same weights in memory of its
+    own: speed does not depend on values, and drawing gigabytes takes minutes.
+
+    Raises KtopsError out-of-memory.
+    """
+
+    def __init__(self, native: Native, pool: Pool, shape: LayerShape, seed: int = 1) -> None:
+        self.shape = shape
+        self.native = native
+        self._buffers: list[NativeBuffer] = []
+        hidden, intermediate = shape.hidden_size, shape.moe_intermediate_size
+        gate, up, down = expert_blocks(shape, seed)
+        try:
+            self.gate = self._pack(pool, shape.gate_type, intermediate, hidden, gate)
+            self.up = self._pack(pool, shape.gate_type, intermediate, hidden, up)
+            self.down = self._pack(pool, shape.down_type, hidden, intermediate, down)
+        except BaseException:
+            self.free()
+            raise
+
+    def _pack(
+        self, pool: Pool, type: QuantType, rows: int, cols: int, expert: npt.NDArray[np.uint8]
+    ) -> Matrix:
+        buffer = self.native.alloc(expert.nbytes * self.shape.num_experts)
+        self._buffers.append(buffer)
+        for index in range(self.shape.num_experts):
+            address = buffer.address + index * expert.nbytes
+            target = Matrix(address, type, rows, cols, layout=Layout.PANEL16)
+            pool.pack(target, expert.ctypes.data)
+        return Matrix(buffer.address, type, rows, cols, self.shape.num_experts, Layout.PANEL16)
+
+    @property
+    def largest_buffer(self) -> NativeBuffer:
+        """The weights of the projection that takes most memory."""
+        return max(self._buffers, key=lambda buffer: buffer.num_bytes)
+
+    def free(self) -> None:
+        """Return the memory."""
+        for buffer in self._buffers:
+            buffer.free()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.free()

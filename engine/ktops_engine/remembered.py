@@ -1,0 +1,39 @@
+"""What was measured of this machine once and need not be measured again: JSON files in the user's
+cache, a value for each machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ktops_engine.machine import MachineFacts
+
+
+def machine_key(machine: MachineFacts, sources_hash: str) -> str:
+    """What a measurement is of. Another boot may be another machine, other cores give another rate,
+    and so does another library."""
+    parts: Sequence[object] = (machine.name, machine.cpus, machine.total_ram_bytes, sources_hash)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def recall(path: Path) -> dict[str, object]:
+    """All values of a file by machine; empty where it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(path: Path, values: Mapping[str, object]) -> None:
+    """Replace the file whole. A folder that cannot be written costs measuring again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(values, file)
+        Path(file.name).replace(path)
+    except OSError:
+        return
