@@ -143,8 +143,8 @@ KTOPS_API int32_t ktops_alloc(uint64_t num_bytes, ktops_buffer* buffer);
 KTOPS_API int32_t ktops_free(ktops_buffer* buffer);
 
 /* Threads for the calls below: the caller and one worker for each of cpus[1..], pinned there when
- * the kernel allows it. The caller itself is left where it is. Calls on one pool from several
- * threads wait for each other. */
+ * the kernel allows it. The caller is not pinned, only moved to cpus[0] when a call finds it
+ * elsewhere. Calls on one pool from several threads wait for each other. */
 KTOPS_API int32_t ktops_pool_create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool);
 KTOPS_API int32_t ktops_pool_destroy(ktops_pool* pool);
 

@@ -1,12 +1,13 @@
 #include "activations.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace ktops {
 namespace {
 
-// Ten microseconds of work: as long as a wait for the other threads.
-constexpr size_t kFewValues = size_t{1} << 14;
+// A piece takes less than a microsecond; a multiple of both forms' groups.
+constexpr size_t kPieceColumns = 2048;
 
 // An odd number of lines: records of consecutive tokens then start in different cache sets, so that
 // the same column of all tokens in a tile can stay in the first-level cache.
@@ -41,15 +42,15 @@ void Activations::store(const KernelTable& kernels, size_t token, size_t first_c
     memset(line + count * sizeof(float), 0, (kFloatColumns - rest) * sizeof(float));
 }
 
-void store_all(ktops_pool& pool, const Activations& activations, const float* x, size_t num_tokens,
-               size_t cols) {
-  const auto store_token = [&](size_t token) {
-    activations.store(pool.kernels(), token, 0, x + token * cols, cols);
-  };
-  if (num_tokens * cols <= kFewValues)
-    ktops_pool::run_alone(num_tokens, store_token);
-  else
-    pool.run(num_tokens, store_token);
+size_t Activations::num_pieces(size_t num_tokens) const {
+  return num_tokens * ((cols_ + kPieceColumns - 1) / kPieceColumns);
+}
+
+void Activations::store_piece(const KernelTable& kernels, size_t index, const float* x) const {
+  const size_t pieces = num_pieces(1), token = index / pieces;
+  const size_t first_col = index % pieces * kPieceColumns;
+  store(kernels, token, first_col, x + token * cols_ + first_col,
+        std::min(kPieceColumns, cols_ - first_col));
 }
 
 } // namespace ktops

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "kernel_table.h"
-#include "pool.h"
 #include "scratch.h"
 
 namespace ktops {
@@ -26,6 +25,11 @@ class Activations {
   void store(const KernelTable& kernels, size_t token, size_t first_col, const float* x,
              size_t count) const;
 
+  // All records in pieces, for as many threads as there are: piece `index` below
+  // num_pieces(num_tokens) of x: [num_tokens, cols].
+  size_t num_pieces(size_t num_tokens) const;
+  void store_piece(const KernelTable& kernels, size_t index, const float* x) const;
+
  private:
   static bool is_integer(uint32_t type) { return type_info(type).block_size > 1; }
 
@@ -34,9 +38,5 @@ class Activations {
   size_t cols_ = 0;
   bool integer_ = false;
 };
-
-// x: [num_tokens, cols], spread over the pool when it is worth waking threads.
-void store_all(ktops_pool& pool, const Activations& activations, const float* x, size_t num_tokens,
-               size_t cols);
 
 } // namespace ktops

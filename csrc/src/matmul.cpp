@@ -53,7 +53,7 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
     return KTOPS_ERROR_OUT_OF_MEMORY;
   Carver carver(base);
   const Activations activations(carver, args.weight.type, weights.cols, num_matrices * num_tokens);
-  store_all(pool, activations, args.x, num_matrices * num_tokens, weights.cols);
+  const auto store = [&](size_t index) { activations.store_piece(pool.kernels(), index, args.x); };
 
   const size_t job_rows =
       rows_per_job(weights.rows, weights.row_bytes, num_tokens, kPanelRows, pool.num_threads());
@@ -74,10 +74,13 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   const double weight_bytes = static_cast<double>(num_matrices * weights.rows * weights.row_bytes);
   const double products = static_cast<double>(num_matrices * weights.rows * weights.cols) *
                           static_cast<double>(num_tokens);
+  const ktops_pool::Step steps[] = {
+      ktops_pool::step(activations.num_pieces(num_matrices * num_tokens), store),
+      ktops_pool::step(num_jobs, multiply)};
   if (is_small_job(weight_bytes, products))
-    ktops_pool::run_alone(num_jobs, multiply);
+    ktops_pool::run_alone(steps, 2);
   else
-    pool.run(num_jobs, multiply);
+    pool.run_steps(steps, 2);
   return KTOPS_OK;
 }
 

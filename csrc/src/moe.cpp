@@ -1,4 +1,5 @@
-// A mixture of experts in two parallel passes: gate and up with SiLU between, then down.
+// A mixture of experts in three parallel steps: activations to records; a first pass of gate and up
+// with SiLU between; a second of down.
 //
 // The (token, expert) pairs are sorted by expert, so that tokens which share an expert share the
 // read of its weights. A job of the first pass is some rows of one expert for all its tokens. A job
@@ -15,6 +16,10 @@
 
 namespace ktops {
 namespace {
+
+// While a thread waits for the others, it calls the weights of its next job into its second-level
+// cache, so many bytes at a time, until about half of a small one is full.
+constexpr size_t kPreparedBytes = 1024, kMostPrepared = 384;
 
 constexpr uint32_t kGroupRows = kIntColumns; // rows of gate and up that make one activation group
 
@@ -163,53 +168,116 @@ void clear_rows(const ktops_moe_args& args, size_t first_row, size_t last_row) {
               0.0f);
 }
 
-void run_passes(ktops_pool& pool, const ktops_moe_args& args, const Plan& plan) {
-  const Pass pass{args, plan, pool.kernels()};
-  const WeightRows gate = weight_rows(args.gate, 0, pool.kernels());
-  const WeightRows down = weight_rows(args.down, 0, pool.kernels());
-  const size_t num_pairs = plan.num_experts == 0 ? 0 : plan.experts[plan.num_experts - 1].last_pair;
-  // Jobs of the first pass take turns among the experts: fewer rows of each when there are many.
-  const size_t threads_per_expert =
-      divide_up(pool.num_threads(), std::max<size_t>(plan.num_experts, 1));
-  const size_t tokens_each = num_pairs / std::max<size_t>(plan.num_experts, 1);
-  const size_t up_rows =
-      rows_per_job(gate.rows, 2 * gate.row_bytes, tokens_each, kGroupRows, threads_per_expert);
-  const size_t up_jobs = divide_up(gate.rows, up_rows), num_up_jobs = plan.num_experts * up_jobs;
-  const auto first_pass = [&](size_t index) {
-    const size_t row = index % up_jobs * up_rows, e = index / up_jobs;
-    const size_t then = std::min(index + 1, num_up_jobs - 1); // jobs are taken in runs
-    const WeightRows next =
-        weight_rows(args.gate, plan.experts[then / up_jobs].expert, pass.kernels);
-    gate_and_up(pass, plan.experts[e], row, std::min(row + up_rows, gate.rows),
-                next.row(then % up_jobs * up_rows));
-  };
-  const size_t down_rows =
-      rows_per_job(down.rows, down.row_bytes * std::max<size_t>(plan.num_experts, 1), tokens_each,
-                   kPanelRows, pool.num_threads());
-  const auto second_pass = [&](size_t index) {
-    const size_t row = index * down_rows, last_row = std::min(row + down_rows, down.rows);
-    clear_rows(args, row, last_row);
+// The three steps and how they are cut into indices.
+class Steps {
+ public:
+  Steps(const Pass& pass, uint32_t num_threads)
+      : pass_(pass), num_experts_(std::max<size_t>(pass.plan.num_experts, 1)),
+        gate_(weight_rows(pass.args.gate, 0, pass.kernels)),
+        down_(weight_rows(pass.args.down, 0, pass.kernels)) {
+    const Plan& plan = pass.plan;
+    num_gate_pieces_ = plan.gate_input.num_pieces(pass.args.num_tokens);
+    num_up_pieces_ = plan.shared_input ? 0 : plan.up_input.num_pieces(pass.args.num_tokens);
+    // Jobs of the first pass take turns among the experts: fewer rows of each when there are many.
+    const size_t threads_per_expert = divide_up(num_threads, num_experts_);
+    const size_t tokens_each = num_pairs() / num_experts_;
+    up_rows_ =
+        rows_per_job(gate_.rows, 2 * gate_.row_bytes, tokens_each, kGroupRows, threads_per_expert);
+    up_jobs_ = divide_up(gate_.rows, up_rows_);
+    down_rows_ = rows_per_job(down_.rows, down_.row_bytes * num_experts_, tokens_each, kPanelRows,
+                              num_threads);
+  }
+
+  void run(ktops_pool& pool) const {
+    const auto store = [this](size_t index) { store_input(index); };
+    const auto first = [this](size_t index, size_t then) { first_pass(index, then); };
+    const auto second = [this](size_t index, size_t then) { second_pass(index, then); };
+    const auto prepare_first = [this](size_t index, size_t n) { prepare_first_pass(index, n); };
+    const auto prepare_second = [this](size_t index, size_t n) { prepare_second_pass(index, n); };
+    const ktops_pool::Step steps[] = {ktops_pool::step(num_gate_pieces_ + num_up_pieces_, store),
+                                      ktops_pool::step(num_up_jobs(), first, prepare_first),
+                                      ktops_pool::step(num_down_jobs(), second, prepare_second)};
+    if (is_small())
+      ktops_pool::run_alone(steps, 3);
+    else
+      pool.run_steps(steps, 3);
+  }
+
+ private:
+  size_t num_up_jobs() const { return pass_.plan.num_experts * up_jobs_; }
+  size_t num_down_jobs() const { return divide_up(down_.rows, down_rows_); }
+  size_t num_pairs() const {
+    const Plan& plan = pass_.plan;
+    return plan.num_experts == 0 ? 0 : plan.experts[plan.num_experts - 1].last_pair;
+  }
+  const ActiveExpert& up_expert(size_t index) const { return pass_.plan.experts[index / up_jobs_]; }
+  size_t up_row(size_t index) const { return index % up_jobs_ * up_rows_; }
+
+  bool is_small() const {
+    const auto expert_bytes =
+        static_cast<double>(2 * gate_.rows * gate_.row_bytes + down_.rows * down_.row_bytes);
+    const auto expert_products = static_cast<double>(3 * gate_.rows * gate_.cols);
+    return is_small_job(expert_bytes * static_cast<double>(pass_.plan.num_experts),
+                        expert_products * static_cast<double>(num_pairs()));
+  }
+
+  void store_input(size_t index) const {
+    if (index < num_gate_pieces_)
+      pass_.plan.gate_input.store_piece(pass_.kernels, index, pass_.args.x);
+    else
+      pass_.plan.up_input.store_piece(pass_.kernels, index - num_gate_pieces_, pass_.args.x);
+  }
+
+  void first_pass(size_t index, size_t then) const {
+    const size_t row = up_row(index);
+    then = then < num_up_jobs() ? then : index; // its own rows: nothing to be read
+    const WeightRows next = weight_rows(pass_.args.gate, up_expert(then).expert, pass_.kernels);
+    gate_and_up(pass_, up_expert(index), row, std::min(row + up_rows_, gate_.rows),
+                next.row(up_row(then)));
+  }
+
+  void second_pass(size_t index, size_t then) const {
+    const Plan& plan = pass_.plan;
+    const size_t row = index * down_rows_, last_row = std::min(row + down_rows_, down_.rows);
+    const size_t next_row = then < num_down_jobs() ? then * down_rows_ : row;
+    clear_rows(pass_.args, row, last_row);
     for (size_t e = 0; e < plan.num_experts; ++e) {
       const bool is_last = e + 1 == plan.num_experts;
-      const size_t then = plan.experts[is_last ? 0 : e + 1].expert;
-      const WeightRows next = weight_rows(args.down, then, pass.kernels);
-      add_down(pass, plan.experts[e], row, last_row, next.row(is_last ? last_row : row));
+      const size_t expert = plan.experts[is_last ? 0 : e + 1].expert;
+      const WeightRows next = weight_rows(pass_.args.down, expert, pass_.kernels);
+      add_down(pass_, plan.experts[e], row, last_row, next.row(is_last ? next_row : row));
     }
-  };
-  const double expert_bytes =
-      static_cast<double>(2 * gate.rows * gate.row_bytes + down.rows * down.row_bytes);
-  const double expert_products = static_cast<double>(3 * gate.rows * gate.cols);
-  const bool small = is_small_job(expert_bytes * static_cast<double>(plan.num_experts),
-                                  expert_products * static_cast<double>(num_pairs));
-  const size_t num_down_jobs = divide_up(down.rows, down_rows);
-  if (small) {
-    ktops_pool::run_alone(num_up_jobs, first_pass);
-    ktops_pool::run_alone(num_down_jobs, second_pass);
-  } else {
-    pool.run(num_up_jobs, first_pass);
-    pool.run(num_down_jobs, second_pass);
   }
-}
+
+  void prepare_first_pass(size_t index, size_t n) const {
+    if (n >= up_rows_ * gate_.row_bytes / kPreparedBytes)
+      return;
+    const WeightRows rows = weight_rows(pass_.args.gate, up_expert(index).expert, pass_.kernels);
+    prefetch(rows.row(up_row(index)) + n * kPreparedBytes);
+  }
+
+  // A job of the second pass reads some rows of each expert.
+  void prepare_second_pass(size_t index, size_t n) const {
+    const size_t pieces = std::max<size_t>(down_rows_ * down_.row_bytes / kPreparedBytes, 1);
+    const size_t e = n / pieces;
+    if (e >= pass_.plan.num_experts || n >= kMostPrepared)
+      return;
+    const WeightRows rows =
+        weight_rows(pass_.args.down, pass_.plan.experts[e].expert, pass_.kernels);
+    prefetch(rows.row(index * down_rows_) + n % pieces * kPreparedBytes);
+  }
+
+  static void prefetch(const uint8_t* data) { // beyond the end of a matrix: without effect
+    for (size_t i = 0; i < kPreparedBytes; i += kLineBytes)
+      __builtin_prefetch(data + i, 0, 2); // into the second-level cache
+  }
+
+  const Pass pass_;
+  const size_t num_experts_; // or 1
+  const WeightRows gate_, down_;
+  size_t num_gate_pieces_, num_up_pieces_;
+  size_t up_rows_, up_jobs_, down_rows_;
+};
 
 } // namespace
 
@@ -225,10 +293,7 @@ int32_t moe_forward(ktops_pool& pool, const ktops_moe_args& args) {
   Carver carver(base);
   Plan plan(carver, args, num_pairs);
   sort_pairs(args, num_pairs, plan);
-  store_all(pool, plan.gate_input, args.x, args.num_tokens, args.gate.cols);
-  if (!plan.shared_input)
-    store_all(pool, plan.up_input, args.x, args.num_tokens, args.up.cols);
-  run_passes(pool, args, plan);
+  Steps({args, plan, pool.kernels()}, pool.num_threads()).run(pool);
   return KTOPS_OK;
 }
 

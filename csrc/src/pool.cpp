@@ -23,6 +23,11 @@ constexpr uint32_t kOpen = 1, kAwaited = 2, kLeft = 4;
 constexpr uint64_t kSpinNs = 40'000;
 // With more threads than CPUs a spinning thread stands in the way of the one it waits for.
 constexpr uint64_t kCrowdedSpinNs = 1'000;
+// Between the steps of a job nobody sleeps. Whoever gives its CPU away there may get it back only
+// milliseconds later, so that is for waits that are as long already.
+constexpr uint64_t kPatienceNs = 1'000'000;
+// A run is the rest of a step by so many.
+constexpr size_t kSharesPerThread = 2;
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
   syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
@@ -92,6 +97,7 @@ int32_t ktops_pool::create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** 
     delete made;
     return KTOPS_ERROR_OUT_OF_MEMORY;
   }
+  made->caller_cpu_ = cpus[0] < CPU_SETSIZE ? cpus[0] : -1;
   if (!made->start_workers(cpus, num_cpus)) {
     delete made;
     return KTOPS_ERROR_THREADS;
@@ -136,16 +142,23 @@ void ktops_pool::stop_workers() {
     pthread_join(workers_[i].thread, nullptr);
 }
 
-void ktops_pool::run_job(size_t count, Job job, void* context) {
-  if (count <= 1 || num_workers_ == 0) {
-    for (size_t i = 0; i < count; ++i)
-      job(context, i);
-    return;
-  }
-  job_ = job;
-  context_ = context;
-  count_ = count;
+void ktops_pool::run_alone(const Step* steps, size_t num_steps) {
+  for (size_t s = 0; s < num_steps; ++s)
+    for (size_t index = 0; index < steps[s].count; ++index)
+      steps[s].run(steps[s].body, index, index + 1);
+}
+
+void ktops_pool::run_steps(const Step* steps, size_t num_steps) {
+  size_t count = 0; // no more threads than this find work
+  for (size_t s = 0; s < num_steps; ++s)
+    count = std::max(count, steps[s].count);
+  if (count <= 1 || num_workers_ == 0)
+    return run_alone(steps, num_steps);
+  return_to_own_cpu();
+  steps_ = steps;
+  num_steps_ = num_steps;
   next_.store(0, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
   gate_.store(kOpen, std::memory_order_seq_cst);
   epoch_.fetch_add(1, std::memory_order_seq_cst);
   if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
@@ -154,19 +167,73 @@ void ktops_pool::run_job(size_t count, Job job, void* context) {
   wait_for_workers();
 }
 
+// The caller's thread belongs to the application and must not stay pinned: threads that it starts
+// would all inherit its one CPU. So when it has strayed, to a worker's CPU perhaps, it is only
+// moved back; the scheduler then leaves it there while nothing better turns up.
+void ktops_pool::return_to_own_cpu() {
+  cpu_set_t allowed;
+  if (caller_cpu_ < 0 || sched_getcpu() == caller_cpu_ ||
+      sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
+      !CPU_ISSET(static_cast<size_t>(caller_cpu_), &allowed))
+    return;
+  pin_this_thread(caller_cpu_);
+  sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
 // Runs of neighbouring indices, which read neighbouring memory: long ones first, single ones at the
-// end, so that threads of different speed finish together.
-void ktops_pool::take_indices() {
-  const size_t num_shares = 2 * size_t{num_threads()};
-  size_t first = next_.load(std::memory_order_relaxed);
-  while (first < count_) {
-    const size_t last = first + std::max<size_t>((count_ - first) / num_shares, 1);
-    if (!next_.compare_exchange_weak(first, last, std::memory_order_relaxed))
-      continue;
-    for (size_t index = first; index < last; ++index)
-      job_(context_, index);
-    first = next_.load(std::memory_order_relaxed);
+// end of a step, so that threads of different speed finish together. False: all below `end` are
+// taken.
+bool ktops_pool::take_run(size_t end, size_t* first, size_t* last) {
+  const size_t num_shares = kSharesPerThread * num_threads();
+  *first = next_.load(std::memory_order_relaxed);
+  while (*first < end) {
+    *last = *first + std::max<size_t>((end - *first) / num_shares, 1);
+    if (next_.compare_exchange_weak(*first, *last, std::memory_order_relaxed))
+      return true;
   }
+  return false;
+}
+
+// The next run is taken before the last index of a run, which calls the memory of the next into the
+// cache; not near the end of a step, where others would wait for it.
+void ktops_pool::take_indices() {
+  const size_t near_end = 2 * kSharesPerThread * num_threads();
+  size_t begin = 0;
+  for (size_t s = 0; s < num_steps_; ++s) {
+    const Step& step = steps_[s];
+    const size_t end = begin + step.count;
+    size_t first, last;
+    bool is_taken = take_run(end, &first, &last);
+    if (is_taken)
+      await_step(begin, step, first - begin);
+    while (is_taken) {
+      const size_t final_index = last - 1, num_done = last - first;
+      for (size_t index = first; index < final_index; ++index)
+        step.run(step.body, index - begin, index + 1 - begin);
+      const bool is_early = last + near_end < end;
+      is_taken = is_early && take_run(end, &first, &last);
+      step.run(step.body, final_index - begin, (is_taken ? first : end) - begin);
+      done_.fetch_add(num_done, std::memory_order_release);
+      is_taken = is_taken || take_run(end, &first, &last);
+    }
+    begin = end;
+  }
+}
+
+// Until the first `begin` indices are done: each of them is in the hands of a thread that works,
+// because indices are taken in order.
+void ktops_pool::await_step(size_t begin, const Step& step, size_t index) const {
+  const uint64_t patience_ns = spin_ns_ == kSpinNs ? kPatienceNs : spin_ns_;
+  size_t n = 0;
+  const auto is_ready = [&] {
+    if (done_.load(std::memory_order_acquire) >= begin)
+      return true;
+    if (step.prepare != nullptr)
+      step.prepare(step.preparation, index, n++);
+    return false;
+  };
+  while (!spin_until(patience_ns, is_ready))
+    sched_yield();
 }
 
 bool ktops_pool::is_empty() const {

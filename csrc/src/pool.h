@@ -5,15 +5,27 @@
 #include <cstddef>
 #include <cstdint>
 #include <pthread.h>
+#include <type_traits>
 
 #include "kernel_table.h"
 #include "scratch.h"
 
 struct ktops_pool {
  public:
-  using Job = void (*)(void* context, size_t index);
+  // run(index, then) for every index below count; `then` is the index that the same thread runs
+  // next, or count when that is not known.
+  struct Step {
+    size_t count;
+    void (*run)(const void* body, size_t index, size_t then);
+    const void* body;
+    // While other threads are at the step before, a thread that has taken `index` already calls
+    // this with n = 0, 1, 2, ... Null: it only waits.
+    void (*prepare)(const void* preparation, size_t index, size_t n);
+    const void* preparation;
+  };
 
-  // The caller is the first thread; one worker is started for each of cpus[1..].
+  // The caller is the first thread, on cpus[0] where it is let; one worker is started for each of
+  // cpus[1..].
   static int32_t create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool);
   static void destroy(ktops_pool* pool);
 
@@ -21,18 +33,34 @@ struct ktops_pool {
   void lock() { pthread_mutex_lock(&mutex_); }
   void unlock() { pthread_mutex_unlock(&mutex_); }
 
-  // body(index) for every index below count, in any order, on all threads.
+  // body(index), or body(index, then), for every index below count, in any order, on all threads.
   template <class Body> void run(size_t count, const Body& body) {
-    const Job job = [](void* context, size_t index) {
-      (*static_cast<const Body*>(context))(index);
+    const Step only = step(count, body);
+    run_steps(&only, 1);
+  }
+  // Steps one after another: each begins when all indices of the one before are done, with a single
+  // wait for the other threads, at the end.
+  void run_steps(const Step* steps, size_t num_steps);
+  template <class Body> static Step step(size_t count, const Body& body) {
+    const auto run = [](const void* b, size_t index, [[maybe_unused]] size_t then) {
+      if constexpr (std::is_invocable_v<const Body&, size_t, size_t>)
+        (*static_cast<const Body*>(b))(index, then);
+      else
+        (*static_cast<const Body*>(b))(index);
     };
-    run_job(count, job, const_cast<Body*>(&body));
+    return {count, run, &body, nullptr, nullptr};
+  }
+  template <class Body, class Preparation>
+  static Step step(size_t count, const Body& body, const Preparation& preparation) {
+    Step made = step(count, body);
+    made.preparation = &preparation;
+    made.prepare = [](const void* p, size_t index, size_t n) {
+      (*static_cast<const Preparation*>(p))(index, n);
+    };
+    return made;
   }
   // The same on the calling thread: for jobs too small to wake anyone.
-  template <class Body> static void run_alone(size_t count, const Body& body) {
-    for (size_t i = 0; i < count; ++i)
-      body(i);
-  }
+  static void run_alone(const Step* steps, size_t num_steps);
 
   uint32_t num_threads() const { return num_workers_ + 1; }
   const ktops::KernelTable& kernels() const { return *kernels_; }
@@ -54,8 +82,10 @@ struct ktops_pool {
 
   bool start_workers(const int32_t* cpus, uint32_t num_cpus);
   void stop_workers();
-  void run_job(size_t count, Job job, void* context);
+  void return_to_own_cpu();
   void take_indices();
+  bool take_run(size_t end, size_t* first, size_t* last);
+  void await_step(size_t begin, const Step& step, size_t index) const;
   void wait_for_workers();
   uint32_t wait_for_epoch(uint32_t seen);
   bool is_empty() const;
@@ -70,17 +100,19 @@ struct ktops_pool {
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   Worker* workers_ = nullptr;
   uint32_t num_workers_ = 0;
+  int32_t caller_cpu_ = -1; // -1: anywhere
 
+  // Indices taken and done, counted on through the steps.
   alignas(64) std::atomic<size_t> next_{0};
+  alignas(64) std::atomic<size_t> done_{0};
   // Rises with every job; what idle workers watch. The rest of its line comes with it.
   alignas(64) std::atomic<uint32_t> epoch_{0};
   // kOpen while workers may join the job, kAwaited while the caller sleeps until they have left. A
   // worker that wakes late finds the gate shut, so nobody waits for it.
   std::atomic<uint32_t> gate_{0};
   // The job; written only while the gate is shut and nobody is inside.
-  Job job_ = nullptr;
-  void* context_ = nullptr;
-  size_t count_ = 0;
+  const Step* steps_ = nullptr;
+  size_t num_steps_ = 0;
   std::atomic<uint32_t> num_sleeping_{0};
   std::atomic<bool> stop_{false};
 };

@@ -18,7 +18,6 @@
 namespace ktops {
 namespace {
 
-constexpr size_t kWaveBytes = size_t{256} << 20; // of copied tokens
 constexpr uint32_t kSkipped = UINT32_MAX;
 constexpr uint32_t kMaxUpUnits = kMaxUnits / 2; // gate and up each
 
@@ -43,12 +42,12 @@ struct Plan {
   ThreadSpace* spaces;
   size_t num_active = 0, num_groups = 0;
 
-  Plan(Carver& carver, const ktops_moe_args& args, size_t num_threads) {
+  Plan(Carver& carver, const ktops_moe_args& args, size_t num_threads, size_t wave_bytes) {
     num_pairs = args.num_tokens * args.top_k;
     max_experts = std::min<size_t>(num_pairs, args.gate.num_experts);
     const size_t most_groups = max_groups(num_pairs, max_experts);
     const size_t most_blocks = num_pairs / kBlockTokens + most_groups;
-    const size_t fitting = kWaveBytes / group_bytes(args.gate.cols, 1);
+    const size_t fitting = wave_bytes / group_bytes(args.gate.cols, 1);
     wave_blocks = std::min(most_blocks, std::max<size_t>(fitting, kMaxGroupBlocks));
     places = carver.take<PairPlace>(num_pairs);
     tokens = carver.take<uint32_t>(num_pairs);
@@ -283,14 +282,14 @@ bool prefill_serves(const ktops_pool& pool, const ktops_moe_args& args) {
          num_pairs >= gemm->min_tokens * count_experts(args);
 }
 
-int32_t prefill_moe(ktops_pool& pool, const ktops_moe_args& args) {
+int32_t prefill_moe(ktops_pool& pool, const ktops_moe_args& args, size_t wave_bytes) {
   Carver measure(nullptr);
-  Plan(measure, args, pool.num_threads());
+  Plan(measure, args, pool.num_threads(), wave_bytes);
   std::byte* base = pool.scratch().reserve(measure.used());
   if (base == nullptr)
     return KTOPS_ERROR_OUT_OF_MEMORY;
   Carver carver(base);
-  Plan plan(carver, args, pool.num_threads());
+  Plan plan(carver, args, pool.num_threads(), wave_bytes);
   sort_pairs(args, plan);
   size_t first = 0;
   do {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <set>
 
+#include "../src/prefill.h"
 #include "check.h"
 #include "random_blocks.h"
 
@@ -179,6 +180,28 @@ void check_determinism() {
   }
 }
 
+// Many waves give the bits of one.
+void check_waves(ktops_pool* pool) {
+  if (pool->kernels().gemm == nullptr)
+    return;
+  Problem problem({KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q4_K, KTOPS_TYPE_Q6_K, 4, 256, 256, 530, 3}, 8,
+                  true);
+  problem.pack(pool);
+  Output whole(530 * 256), in_waves(530 * 256);
+  ktops_moe_args args = problem.args(whole.data());
+  CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "in one wave");
+  args.y = in_waves.data();
+  for (const size_t wave_bytes : {size_t{1}, size_t{200} << 10, size_t{300} << 10}) {
+    std::fill_n(in_waves.data(), in_waves.size(), -1.0f);
+    pool->lock();
+    CHECK(ktops::prefill_moe(*pool, args, wave_bytes) == KTOPS_OK, "%zu bytes", wave_bytes);
+    pool->unlock();
+    CHECK(in_waves.guards_hold(), "wrote beside the output");
+    CHECK(memcmp(whole.data(), in_waves.data(), whole.size() * sizeof(float)) == 0,
+          "waves of %zu bytes give other sums", wave_bytes);
+  }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -205,5 +228,6 @@ int main(int argc, char** argv) {
   check_skipping_everything(pool);
   check_ordinary_network(pool);
   check_determinism();
+  check_waves(pool);
   return result();
 }

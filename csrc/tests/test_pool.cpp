@@ -1,5 +1,6 @@
 // The thread pool under stress: every index runs exactly once, whoever sleeps or is late.
 #include <atomic>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +18,51 @@ void check_indices(ktops_pool* pool, size_t count) {
   pool->unlock();
   for (size_t i = 0; i < count; ++i)
     CHECK(runs[i].load() == 1, "index %zu of %zu ran %u times", i, count, runs[i].load());
+}
+
+// A step sees everything that the one before wrote, and no index of it runs earlier.
+void check_steps(ktops_pool* pool, size_t first_count, size_t second_count) {
+  std::vector<uint32_t> written(first_count), runs(second_count);
+  std::atomic<size_t> num_early{0}, num_astray{0};
+  const auto first = [&](size_t index) { ++written[index]; };
+  const auto second = [&](size_t index) {
+    for (const uint32_t value : written)
+      num_early += value != 1;
+    ++runs[index];
+  };
+  const auto prepare = [&](size_t index, size_t) { num_astray += index >= second_count; };
+  const auto third = [&](size_t index) { num_early += runs[index] != 1; };
+  const ktops_pool::Step steps[] = {ktops_pool::step(first_count, first),
+                                    ktops_pool::step(second_count, second, prepare),
+                                    ktops_pool::step(second_count, third)};
+  pool->lock();
+  pool->run_steps(steps, 3);
+  pool->unlock();
+  CHECK(num_early == 0 && num_astray == 0, "%zu, %zu indices: %zu early, %zu astray", first_count,
+        second_count, num_early.load(), num_astray.load());
+}
+
+void check_many_steps(uint32_t num_threads) {
+  const TestPool pool(num_threads);
+  for (size_t i = 0; i < 3000; ++i)
+    check_steps(pool, i % 23, i * 7 % 31);
+}
+
+// Where a thread may run is its own business: a job leaves that as it was.
+void check_affinity_is_kept() {
+  cpu_set_t before, after;
+  sched_getaffinity(0, sizeof before, &before);
+  int32_t last = 0; // not where the thread is now, if there is another
+  for (int32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(static_cast<size_t>(cpu), &before) && cpu != sched_getcpu())
+      last = cpu;
+  const int32_t cpus[] = {last, 0};
+  ktops_pool* pool = nullptr;
+  CHECK(ktops_pool_create(cpus, 2, &pool) == KTOPS_OK, "create");
+  check_indices(pool, 100);
+  sched_getaffinity(0, sizeof after, &after);
+  CHECK(CPU_EQUAL(&before, &after), "the caller was pinned");
+  ktops_pool_destroy(pool);
 }
 
 void check_many_small_jobs(uint32_t num_threads) {
@@ -82,6 +128,9 @@ void check_fork() {
 int main() {
   for (const uint32_t num_threads : {1u, 2u, 4u, 9u})
     check_many_small_jobs(num_threads);
+  for (const uint32_t num_threads : {1u, 2u, 4u, 9u})
+    check_many_steps(num_threads);
+  check_affinity_is_kept();
   check_sleeping_workers();
   check_short_lives();
   check_concurrent_callers();

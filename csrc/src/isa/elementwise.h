@@ -1,56 +1,77 @@
-// Activations to integers, and SiLU: plain loops that the compiler vectorises.
+// Activations to integers, and SiLU: a plain loop that the compiler vectorises.
 #pragma once
 
+#include <cstddef>
+#include <emmintrin.h>
+#include <xmmintrin.h>
+
 #include "panel.h"
+#include "rounding.h"
 
 namespace {
-
-inline uint32_t float_bits(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-inline float bits_float(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits of the sum.
-constexpr float kRounder = 12582912.0f;
 
 // Below this the scale would leave the range of normal floats; such a group counts as zero.
 constexpr float kSmallestMagnitude = 0x1p-111f;
 
+KTOPS_INLINE __m128 counts_as_zero(__m128 peaks) {
+  return _mm_cmplt_ps(peaks, _mm_set1_ps(kSmallestMagnitude));
+}
+
+// What a record says about four groups with these largest magnitudes and these sums of integers, by
+// half and by group; the first `count` of them are stored. SSE2 is there on every machine.
+KTOPS_INLINE void store_metas(__m128 peaks, const int32_t (*half_sums)[4], size_t count,
+                              GroupMeta* metas) {
+  const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half_sums[0]));
+  const __m128i last = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half_sums[1]));
+  const __m128i sum = _mm_add_epi32(first, last), zero = _mm_setzero_si128();
+  const __m128 ratio = _mm_div_ps(peaks, _mm_set1_ps(ktops::kLargestInteger));
+  __m128 by_group[4] = {_mm_andnot_ps(counts_as_zero(peaks), ratio), _mm_setzero_ps(),
+                        _mm_castsi128_ps(_mm_sub_epi32(zero, sum)),
+                        _mm_castsi128_ps(_mm_sub_epi32(zero, first))};
+  by_group[1] = _mm_mul_ps(by_group[0], _mm_cvtepi32_ps(sum));
+  _MM_TRANSPOSE4_PS(by_group[0], by_group[1], by_group[2], by_group[3]);
+  static_assert(sizeof(GroupMeta) == 20 && offsetof(GroupMeta, minus_half_sums) == 12);
+  for (size_t i = 0; i < count; ++i) {
+    memcpy(metas + i, by_group + i, sizeof by_group[i]);
+    metas[i].minus_half_sums[1] = -half_sums[1][i];
+  }
+}
+
+// Four groups of activations; at the end the last group stands for those that are missing.
+struct FourGroups {
+  const float* x[4];
+  uint8_t* lines[4];
+
+  KTOPS_INLINE FourGroups(const float* all, size_t first, size_t num_groups, void* all_lines) {
+    for (size_t i = 0; i < 4; ++i) {
+      const size_t index = first + i < num_groups ? first + i : num_groups - 1;
+      x[i] = all + index * ktops::kIntColumns;
+      lines[i] = static_cast<uint8_t*>(all_lines) + index * ktops::kLineBytes;
+    }
+  }
+};
+
 // Multiplication and addition round the same on every instruction set, so all of them see the same
-// integers. An infinity or NaN makes the scale one.
-inline void quantize(const float* x, size_t num_groups, void* lines, GroupMeta* metas) {
-  for (size_t g = 0; g < num_groups; ++g, x += 32) {
-    uint32_t largest = 0;
-    for (int i = 0; i < 32; ++i) {
-      const uint32_t magnitude = float_bits(x[i]) & 0x7FFFFFFFu;
-      largest = magnitude > largest ? magnitude : largest;
+// integers. An infinity or NaN makes the scale one. The magnitudes of sixteen groups come first,
+// because each of these steps is a long chain: of several, one hides the other.
+template <class V> void quantize(const float* x, size_t num_groups, void* lines, GroupMeta* metas) {
+  for (size_t first = 0; first < num_groups; first += 16) {
+    const size_t end = num_groups - first < 16 ? num_groups : first + 16;
+    alignas(16) float peaks[16], inverses[16];
+    for (size_t g = first; g < end; g += 4) {
+      const FourGroups four(x, g, num_groups, lines);
+      V::largest_magnitudes(four.x, peaks + (g - first));
+      const __m128 peak = _mm_load_ps(peaks + (g - first));
+      const __m128 ratio = _mm_div_ps(_mm_set1_ps(ktops::kLargestInteger), peak);
+      _mm_store_ps(inverses + (g - first), _mm_andnot_ps(counts_as_zero(peak), ratio));
     }
-    const float peak = bits_float(largest);
-    const float inverse = peak < kSmallestMagnitude ? 0.0f : ktops::kLargestInteger / peak;
-    int16_t q[32];
-    int8_t line[64];
-    int32_t sums[2] = {0, 0};
-    for (int i = 0; i < 32; ++i)
-      q[i] = static_cast<int16_t>(float_bits(x[i] * inverse + kRounder) & 0xFFFFu);
-    for (int i = 0; i < 16; ++i) {
-      sums[0] += q[i];
-      sums[1] += q[16 + i];
+    for (size_t g = first; g < end; g += 4) {
+      const FourGroups four(x, g, num_groups, lines);
+      int32_t half_sums[2][4];
+      V::store_integers(four.x, inverses + (g - first), four.lines, half_sums);
+      store_metas(_mm_load_ps(peaks + (g - first)), half_sums, end - g < 4 ? end - g : 4,
+                  metas + g);
     }
-    for (int i = 0; i < 32; ++i) {
-      line[i] = static_cast<int8_t>((q[i] + 128) >> 8);
-      line[32 + i] = static_cast<int8_t>(q[i] & 0xFF);
-    }
-    memcpy(static_cast<char*>(lines) + 64 * g, line, sizeof line);
-    const float scale = peak < kSmallestMagnitude ? 0.0f : peak / ktops::kLargestInteger;
-    const int32_t sum = sums[0] + sums[1];
-    metas[g] = {scale, scale * static_cast<float>(sum), -sum, {-sums[0], -sums[1]}};
   }
 }
 

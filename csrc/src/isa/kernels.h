@@ -21,7 +21,7 @@ constexpr void add_quantized(ktops::KernelTable& table) {
 }
 
 template <class V> constexpr ktops::KernelTable make_kernel_table(const char* name) {
-  ktops::KernelTable table{name, quantize, swiglu, {}, {}, {}};
+  ktops::KernelTable table{name, quantize<V>, swiglu, {}, {}, {}};
   table.row_panel[KTOPS_TYPE_F32] = float_rows<V, F32>;
   table.row_panel[KTOPS_TYPE_F16] = float_rows<V, F16>;
   table.row_panel[KTOPS_TYPE_BF16] = float_rows<V, BF16>;

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <immintrin.h>
 
+#include "rounding.h"
+
 namespace {
 
 struct Avx2 {
@@ -115,7 +117,77 @@ struct Avx2 {
     return _mm256_cvtph_ps(halves);
   }
 
+  static void largest_magnitudes(const float* const* groups, float* peaks) {
+    I largest[4];
+    for (int g = 0; g < 4; ++g) {
+      const float* x = groups[g];
+      largest[g] = _mm256_max_epi32(_mm256_max_epi32(magnitudes(x), magnitudes(x + 8)),
+                                    _mm256_max_epi32(magnitudes(x + 16), magnitudes(x + 24)));
+    }
+    const auto max = [](auto a, auto b) {
+      if constexpr (sizeof a == 32)
+        return _mm256_max_epi32(a, b);
+      else
+        return _mm_max_epi32(a, b);
+    };
+    _mm_storeu_ps(peaks, _mm_castsi128_ps(fold(largest, max)));
+  }
+  static void store_integers(const float* const* groups, const float* inverses,
+                             uint8_t* const* lines, int32_t (*half_sums)[4]) {
+    const I order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+    I sums[2][4];
+    for (int g = 0; g < 4; ++g) {
+      const float* x = groups[g];
+      const I a = rounded(x, inverses[g]), b = rounded(x + 8, inverses[g]);
+      const I c = rounded(x + 16, inverses[g]), d = rounded(x + 24, inverses[g]);
+      // From [4 high bytes, 4 low bytes, ...] in each 128 bits to all high ones, all low ones.
+      const I ab = _mm256_unpacklo_epi32(bytes(a), bytes(b));
+      const I cd = _mm256_unpacklo_epi32(bytes(c), bytes(d));
+      auto* line = reinterpret_cast<I*>(lines[g]);
+      const I high = _mm256_unpacklo_epi64(ab, cd), low = _mm256_unpackhi_epi64(ab, cd);
+      _mm256_storeu_si256(line, _mm256_permutevar8x32_epi32(high, order));
+      _mm256_storeu_si256(line + 1, _mm256_permutevar8x32_epi32(low, order));
+      sums[0][g] = add(a, b);
+      sums[1][g] = add(c, d);
+    }
+    const auto sum = [](auto a, auto b) {
+      if constexpr (sizeof a == 32)
+        return _mm256_add_epi32(a, b);
+      else
+        return _mm_add_epi32(a, b);
+    };
+    // Modulo 2^32 the bits of the rounder can be taken off after adding up.
+    const __m128i bias = _mm_set1_epi32(static_cast<int32_t>(float_bits(kRounder) * 16));
+    for (int h = 0; h < 2; ++h)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(half_sums[h]),
+                       _mm_sub_epi32(fold(sums[h], sum), bias));
+  }
+
  private:
+  static I magnitudes(const float* x) {
+    return _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const I*>(x)),
+                            _mm256_set1_epi32(0x7FFFFFFF));
+  }
+  // All words of each of four registers brought together by `op`.
+  template <class Op> static __m128i fold(const I* four, const Op& op) {
+    const I ab =
+        op(_mm256_unpacklo_epi32(four[0], four[1]), _mm256_unpackhi_epi32(four[0], four[1]));
+    const I cd =
+        op(_mm256_unpacklo_epi32(four[2], four[3]), _mm256_unpackhi_epi32(four[2], four[3]));
+    const I all = op(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    return op(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  }
+  static I rounded(const float* x, float inverse) {
+    const F product = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_set1_ps(inverse));
+    return _mm256_castps_si256(_mm256_add_ps(product, _mm256_set1_ps(kRounder)));
+  }
+  // The high bytes, rounded, and the low ones of four words in the first two of each lane.
+  static I bytes(I q) {
+    const I high = _mm256_add_epi32(q, _mm256_set1_epi32(128));
+    const I both = _mm256_blendv_epi8(high, q, _mm256_set1_epi32(0xFF));
+    return _mm256_shuffle_epi8(
+        both, _mm256_broadcastsi128_si256(_mm_set_epi32(0, 0, 0x0C080400, 0x0D090501)));
+  }
   static I pairs(I w, int32_t x) { return _mm256_maddubs_epi16(w, _mm256_set1_epi32(x)); }
   // Byte `index` of each word four times.
   static I spread_byte(int index) {

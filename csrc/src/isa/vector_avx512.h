@@ -5,6 +5,8 @@
 #include <cstring>
 #include <immintrin.h>
 
+#include "rounding.h"
+
 namespace {
 
 struct Avx512 {
@@ -104,7 +106,67 @@ struct Avx512 {
     return _mm512_cvtph_ps(_mm256_inserti128_si256(low, eight_halves(rows + 8, offset), 1));
   }
 
+  static void largest_magnitudes(const float* const* groups, float* peaks) {
+    I largest[4];
+    for (int g = 0; g < 4; ++g)
+      largest[g] = _mm512_max_epi32(magnitudes(groups[g]), magnitudes(groups[g] + 16));
+    const auto max = [](auto a, auto b) {
+      if constexpr (sizeof a == 64)
+        return _mm512_max_epi32(a, b);
+      else
+        return _mm_max_epi32(a, b);
+    };
+    _mm_storeu_ps(peaks, _mm_castsi128_ps(fold(largest, max)));
+  }
+  static void store_integers(const float* const* groups, const float* inverses,
+                             uint8_t* const* lines, int32_t (*half_sums)[4]) {
+    // From [4 high bytes, 4 low bytes, ...] in each 128 bits to all high ones, all low ones.
+    const I order = _mm512_set_epi32(29, 25, 21, 17, 13, 9, 5, 1, 28, 24, 20, 16, 12, 8, 4, 0);
+    I q[2][4];
+    for (int g = 0; g < 4; ++g) {
+      q[0][g] = rounded(groups[g], inverses[g]);
+      q[1][g] = rounded(groups[g] + 16, inverses[g]);
+      _mm512_storeu_si512(lines[g],
+                          _mm512_permutex2var_epi32(bytes(q[0][g]), order, bytes(q[1][g])));
+    }
+    const auto sum = [](auto a, auto b) {
+      if constexpr (sizeof a == 64)
+        return _mm512_add_epi32(a, b);
+      else
+        return _mm_add_epi32(a, b);
+    };
+    // Modulo 2^32 the bits of the rounder can be taken off after adding up.
+    const __m128i bias = _mm_set1_epi32(static_cast<int32_t>(float_bits(kRounder) * 16));
+    for (int h = 0; h < 2; ++h)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(half_sums[h]),
+                       _mm_sub_epi32(fold(q[h], sum), bias));
+  }
+
  private:
+  static I magnitudes(const float* x) {
+    return _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
+  }
+  // All words of each of four registers brought together by `op`.
+  template <class Op> static __m128i fold(const I* four, const Op& op) {
+    const I ab =
+        op(_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1]));
+    const I cd =
+        op(_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3]));
+    const I all = op(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    return op(op(_mm512_castsi512_si128(all), _mm512_extracti32x4_epi32(all, 1)),
+              op(_mm512_extracti32x4_epi32(all, 2), _mm512_extracti32x4_epi32(all, 3)));
+  }
+  static I rounded(const float* x, float inverse) {
+    const F product = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse));
+    return _mm512_castps_si512(_mm512_add_ps(product, _mm512_set1_ps(kRounder)));
+  }
+  // The high bytes, rounded, and the low ones of four words in the first two of each lane.
+  static I bytes(I q) {
+    const I high = _mm512_add_epi32(q, _mm512_set1_epi32(128));
+    const I both = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xFF), q, high, 0xCA);
+    return _mm512_shuffle_epi8(both,
+                               _mm512_broadcast_i32x4(_mm_set_epi32(0, 0, 0x0C080400, 0x0D090501)));
+  }
   static I pairs(I w, int32_t x) { return _mm512_maddubs_epi16(w, _mm512_set1_epi32(x)); }
   static __m128i row(const uint8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../half.h"
+#include "rounding.h"
 
 namespace {
 
@@ -91,6 +92,39 @@ struct Scalar {
     uint16_t half;
     memcpy(&half, rows[0] + offset, sizeof half);
     return ktops::half_to_float(half);
+  }
+
+  // The largest |value| of four groups of 32, compared as bits: a NaN is larger than an infinity.
+  static void largest_magnitudes(const float* const* groups, float* peaks) {
+    for (int g = 0; g < 4; ++g) {
+      uint32_t largest = 0;
+      for (int i = 0; i < 32; ++i) {
+        const uint32_t magnitude = float_bits(groups[g][i]) & 0x7FFFFFFFu;
+        largest = magnitude > largest ? magnitude : largest;
+      }
+      peaks[g] = bits_float(largest);
+    }
+  }
+  // Four groups of 32 values times their inverse, as integers of 16 bits: the high bytes, rounded,
+  // then the low ones into a line of 64 bytes; and the sums of both halves of each group.
+  static void store_integers(const float* const* groups, const float* inverses,
+                             uint8_t* const* lines, int32_t (*half_sums)[4]) {
+    for (int g = 0; g < 4; ++g) {
+      int16_t q[32];
+      for (int i = 0; i < 32; ++i)
+        q[i] = static_cast<int16_t>(float_bits(groups[g][i] * inverses[g] + kRounder) & 0xFFFFu);
+      int32_t first = 0, last = 0;
+      for (int i = 0; i < 16; ++i) {
+        first += q[i];
+        last += q[16 + i];
+      }
+      half_sums[0][g] = first;
+      half_sums[1][g] = last;
+      for (int i = 0; i < 32; ++i) {
+        lines[g][i] = static_cast<uint8_t>((q[i] + 128) >> 8);
+        lines[g][32 + i] = static_cast<uint8_t>(q[i] & 0xFF);
+      }
+    }
   }
 };
 
