@@ -39,7 +39,8 @@ class ChatClient:
         import httpx
 
         self.url = url.rstrip("/").removesuffix("/v1")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # As bytes: httpx takes a string for ASCII, and a key may hold any character.
+        headers = {b"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
         try:
             self._http = httpx.Client(
                 base_url=self.url,

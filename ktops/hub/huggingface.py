@@ -46,7 +46,7 @@ class HuggingFace:
 
     def __init__(self, endpoint: str | None = None) -> None:
         chosen = endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
-        self.endpoint = chosen.rstrip("/")
+        self.endpoint = (chosen if "://" in chosen else f"https://{chosen}").rstrip("/")
         self._listings: dict[str, Listing] = {}
 
     def list_files(self, repo: str) -> Listing:

@@ -146,11 +146,13 @@ def mend_command(model: StoredModel, settings: Settings) -> str:
 
 def _local(name: str, models_dir: Path) -> StoredModel | None:
     """The model `name` that no catalogue knows, None when it is not here either."""
-    registration = read_registration(models_dir, name) if is_model_name(name) else None
+    if not is_model_name(name):
+        return None
+    registration = read_registration(models_dir, name)
     if registration is not None:
         return _inspect_registered(local_entry(name, name, 0), registration, models_dir)
-    if name in _folders(models_dir):
-        folder = models_dir / name
+    folder = models_dir / name
+    if _holds_weights(folder):
         origin = read_origin(folder)
         download_args = origin.download_args(folder) if origin else ()
         return _inspect_folder(local_entry(name, name, 0, download_args), folder)
@@ -158,16 +160,19 @@ def _local(name: str, models_dir: Path) -> StoredModel | None:
 
 
 def _folders(models_dir: Path) -> list[str]:
-    """Folders that hold weights, whole or on their way."""
+    """Folders that hold weights, by name."""
     if not models_dir.is_dir():
         return []
     return sorted(
         path.name
         for path in models_dir.iterdir()
-        if is_model_name(path.name)
-        and path.is_dir()
-        and (_weight_files(path) or _has_partial_files(path))
+        if is_model_name(path.name) and _holds_weights(path)
     )
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Whether weights lie in `folder`, whole or on their way."""
+    return folder.is_dir() and (bool(_weight_files(folder)) or _has_partial_files(folder))
 
 
 def _inspect_folder(entry: CatalogueEntry, folder: Path) -> StoredModel:
@@ -250,7 +255,8 @@ def _config_folder(*folders: Path) -> Path | None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.gguf") if ".cache" not in path.parts)
+    found = folder.rglob("*.gguf")
+    return sorted(path for path in found if ".cache" not in path.relative_to(folder).parts)
 
 
 def _has_partial_files(folder: Path) -> bool:

@@ -258,3 +258,8 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(talk, server, monke
     _, stderr = talk("one", "two")
     assert "Stopped. Ctrl-C again leaves." in stderr
     assert server.bodies[1]["messages"][1] == {"role": "assistant", "content": "I am "}
+
+
+def test_a_key_may_hold_any_character(server):
+    with ChatClient(server.url, "sésame") as client:
+        assert client.url == server.url

@@ -54,6 +54,12 @@ def test_a_registered_folder_is_a_model_and_stays_as_it_is(ktops, own, models_di
     assert list(models_dir.glob(".registered/*")) == []
 
 
+def test_models_may_live_below_a_folder_named_cache(own, tmp_path):
+    models_dir = tmp_path / ".cache" / "models"
+    shutil.copytree(own, models_dir / "mine")
+    assert choose_model("mine", Settings(models_dir)).gguf_path.parent == models_dir / "mine"
+
+
 def test_it_is_the_one_that_serve_takes_when_nothing_else_is_here(ktops, own, models_dir):
     assert ktops("models", "add", "mine", str(own)).status == 0
     assert choose_model(None, Settings(models_dir)).name == "mine"

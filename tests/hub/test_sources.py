@@ -140,3 +140,9 @@ def test_who_forbids_one_hub_reaches_none(auto, hub, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert auto().events[-1]["error"]["code"] == "hub-offline"
     assert hub.data == []
+
+
+def test_an_endpoint_without_a_scheme_is_taken_for_https(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example/")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "hub.example/")
+    assert huggingface.HuggingFace().endpoint == ModelScope().endpoint == "https://hub.example"
