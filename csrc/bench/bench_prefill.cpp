@@ -8,12 +8,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <set>
 #include <vector>
 
 #include "../src/pool.h"
-#include "../tests/random_blocks.h"
+#include "bench_common.h"
 #ifdef KTOPS_HAVE_AMX
 #include "../src/isa/tiles_amx.h"
 #endif
@@ -24,47 +23,13 @@ constexpr size_t kHidden = 7168, kInner = 2048;
 constexpr uint32_t kTopK = 8;
 constexpr double kSecondsPerFigure = 2;
 
-double now() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-// One projection of all experts, which hold the same random blocks in memory of their own.
-struct Projection {
-  ktops_buffer buffer;
-  ktops_matrix matrix;
-
-  Projection(ktops_pool* pool, uint32_t type, size_t rows, size_t cols, uint32_t num_experts) {
-    std::mt19937 random(type + 1);
-    const std::vector<uint8_t> expert = testing::random_weights(random, type, rows * cols);
-    if (ktops_alloc(expert.size() * num_experts, &buffer) != KTOPS_OK)
-      exit(1);
-    auto* address = static_cast<uint8_t*>(buffer.address);
-    for (uint32_t e = 0; e < num_experts; ++e) {
-      matrix = {address + e * expert.size(), rows, cols, type, KTOPS_LAYOUT_PANEL16, 1, 0};
-      ktops_pack(pool, &matrix, expert.data());
-    }
-    matrix.data = address;
-    matrix.num_experts = num_experts;
-  }
-  ~Projection() { ktops_free(&buffer); }
-  Projection(const Projection&) = delete;
-  Projection& operator=(const Projection&) = delete;
-};
-
 struct Layer {
   Projection gate, up, down;
 
   Layer(ktops_pool* pool, uint32_t num_experts)
-      : gate(pool, KTOPS_TYPE_Q4_K, kInner, kHidden, num_experts),
-        up(pool, KTOPS_TYPE_Q4_K, kInner, kHidden, num_experts),
-        down(pool, KTOPS_TYPE_Q6_K, kHidden, kInner, num_experts) {}
+      : gate(pool, KTOPS_TYPE_Q4_K, kInner, kHidden, num_experts, KTOPS_LAYOUT_PANEL16),
+        up(pool, KTOPS_TYPE_Q4_K, kInner, kHidden, num_experts, KTOPS_LAYOUT_PANEL16),
+        down(pool, KTOPS_TYPE_Q6_K, kHidden, kInner, num_experts, KTOPS_LAYOUT_PANEL16) {}
 };
 
 // TFLOP/s of the matrix units with operands that stay in registers; 0 where there are none.

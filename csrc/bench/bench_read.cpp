@@ -1,27 +1,19 @@
 // Reading weights from the page cache: as they are, and packed on the way.
 //
-//   ktops_bench_read [threads] [MiB] [file to write]
+//   ktops_bench_read THREADS MIB FILE      the file is written, and removed at the end
 //
 // Both go into new memory every time, in turns; medians are printed.
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "../tests/random_blocks.h"
+#include "bench_common.h"
 
 namespace {
 
 constexpr size_t kCols = 7168;
 constexpr int kRounds = 5;
-
-double now() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
 
 // GB/s
 double read_speed(ktops_pool* pool, int file, uint32_t type, uint64_t rows, uint32_t layout) {
@@ -42,9 +34,13 @@ double read_speed(ktops_pool* pool, int file, uint32_t type, uint64_t rows, uint
 } // namespace
 
 int main(int argc, char** argv) {
-  const int threads = argc > 1 ? atoi(argv[1]) : 1;
-  const size_t num_bytes = static_cast<size_t>(argc > 2 ? atoi(argv[2]) : 512) << 20;
-  const char* path = argc > 3 ? argv[3] : "/tmp/ktops_bench_read";
+  if (argc != 4) {
+    fprintf(stderr, "usage: %s THREADS MIB FILE\n", argv[0]);
+    return 2;
+  }
+  const int threads = atoi(argv[1]);
+  const size_t num_bytes = static_cast<size_t>(atoi(argv[2])) << 20;
+  const char* path = argv[3];
   std::vector<int32_t> cpus;
   for (int i = 0; i < threads; ++i)
     cpus.push_back(i);
@@ -71,10 +67,8 @@ int main(int argc, char** argv) {
       packed.push_back(read_speed(pool, file, type, rows, KTOPS_LAYOUT_PANEL16));
       share.push_back(packed.back() / read.back());
     }
-    for (std::vector<double>* values : {&read, &packed, &share})
-      std::sort(values->begin(), values->end());
-    printf("%5s %7.1f %7.1f %7.2f\n", testing::type_name(type), read[kRounds / 2],
-           packed[kRounds / 2], share[kRounds / 2]);
+    printf("%5s %7.1f %7.1f %7.2f\n", testing::type_name(type), median(read), median(packed),
+           median(share));
   }
   close(file);
   unlink(path);

@@ -1,11 +1,10 @@
 // What an instruction set offers: the one thing each unit in isa/ exports.
 //
 // Activations travel as one record a token. A record starts with lines of 64 bytes:
-//   integer form, for quantised weights: a line holds 32 columns of 16-bit integers q = 256 * high
-//   +
-//     low, the 32 signed high bytes before the 32 signed low ones, because the instructions that
-//     multiply bytes with four products a lane want them so; after the lines comes a GroupMeta for
-//     each of them;
+//   integer form, for quantised weights: a line holds 32 columns of 16-bit integers,
+//     q = 256 * high + low, the 32 signed high bytes before the 32 signed low ones, because the
+//     instructions that multiply bytes with four products a lane want them so; after the lines
+//     comes a GroupMeta for each of them;
 //   float form, for F32, F16 and BF16 weights: a line holds 16 columns, zero beyond the last.
 #pragma once
 

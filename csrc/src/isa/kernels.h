@@ -1,8 +1,9 @@
 // The kernels, written once over a vector type V whose lanes are rows of the weight matrix.
 //
 // Word i of V::kLanes rows stands in one register: in the packed layout that is a load, in the
-// file's own a transposition of 16 bytes of each row. It is unpacked into 16 registers of weights,
-// 32 columns as pairs of int16 or 16 columns of float, which serve all the tokens of a tile.
+// file's own a transposition of 16 bytes of each row. It is unpacked into registers of weights, 32
+// columns as 8 registers of bytes or 16 columns as 16 of float, which serve all the tokens of a
+// tile.
 #pragma once
 
 #include "elementwise.h"
