@@ -42,17 +42,15 @@ def plan_fetch(
     name: str,
     *,
     source: str = "auto",
-    endpoint: str | None = None,
-    measure: bool = True,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> DownloadPlan:
     """What fetching the model `name` would take: its files, total and missing bytes, and the hub.
 
-    Asks the hubs and looks at the disk; fetches nothing but a sample (`measure`). Raises
-    KtopsError as `resolve_request` and `plan_download`.
+    Asks the hubs and looks at the disk; fetches nothing but a sample. Raises KtopsError as
+    `resolve_request` and `plan_download`.
     """
     request = _request(settings, name, source)
-    return plan_download(request, endpoint, measure=measure, on_note=on_note)
+    return plan_download(request, None, on_note=on_note)
 
 
 def fetch_model(
@@ -61,21 +59,18 @@ def fetch_model(
     name: str,
     *,
     source: str = "auto",
-    workers: int = DEFAULT_WORKERS,
-    max_rate: float | None = None,
     plan: DownloadPlan | None = None,
 ) -> ModelChoice:
     """Make the model `name` whole where `settings` look for it, and return it ready to be served.
 
-    Shows progress on `output`; goes on from what is here. `max_rate` is in bytes a second over all
-    workers; `plan` saves asking the hubs again after `plan_fetch`. Raises KtopsError as
-    `plan_fetch`, `check_space` and `run_plan`.
+    Shows progress on `output`; goes on from what is here. `plan` saves asking the hubs again after
+    `plan_fetch`. Raises KtopsError as `plan_fetch`, `check_space` and `run_plan`.
     """
     if plan is None:
         plan = plan_fetch(settings, name, source=source, on_note=output.note)
     if not plan.is_done:
         check_space(plan)
-        carry_out(output, plan, workers=workers, max_rate=max_rate)
+        carry_out(output, plan)
     return choose_model(name, settings)
 
 
@@ -89,8 +84,9 @@ def carry_out(
 ) -> Fetched:
     """Do what `plan` says; where its hub fails, go on with the next one of `plan.others`.
 
-    What has arrived and was verified stays, whichever hub it came from. Raises KtopsError of the
-    last hub, "download-running" when another process writes to the folder.
+    What has arrived and was verified stays, whichever hub it came from. `max_rate` is in bytes a
+    second over all workers. Raises KtopsError of the last hub, "download-running" when another
+    process writes to the folder.
     """
     limit = RateLimit(max_rate) if max_rate else None
     views: list[DownloadView] = []

@@ -229,5 +229,5 @@ def _row(timing: LayerTiming) -> list[str]:
         "-" if timing.read_rate is None else f"{timing.read_rate / 1e9:.1f}",
         "-" if timing.share is None else f"{timing.share:.2f}",
         f"{timing.flops / 1e12:.3f}",
-        "-" if timing.relative_l2 is None else f"{timing.relative_l2:.1e}",
+        f"{timing.relative_l2:.1e}",
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from ktops.planning.model_plan import ModelPlan, Outcome, largest_fitting_model, plan_model
+from ktops.planning.model_plan import ModelPlan, largest_fitting_model, plan_model
 from ktops.settings import load_settings
 
 
@@ -27,19 +27,12 @@ def _facts(plan: ModelPlan) -> dict[str, object]:
     lack = plan.served.lack
     return {
         "tokens_per_s": plan.served.decode_tokens_per_s,
-        "limited_by": _limit(plan.served),
-        "with_gpu_tokens_per_s": None if plan.planned is plan.served else _rate(plan.planned),
+        "with_gpu_tokens_per_s": None
+        if plan.planned is plan.served
+        else plan.planned.decode_tokens_per_s,
         "needed_bytes": lack.needed_bytes if lack else None,
         "there_bytes": lack.there_bytes if lack else None,
     }
-
-
-def _rate(outcome: Outcome) -> tuple[float, float] | None:
-    return outcome.decode_tokens_per_s
-
-
-def _limit(outcome: Outcome) -> str | None:
-    return getattr(outcome.prediction, "limited_by", None)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -107,12 +106,12 @@ def make_plan(request: Request, hub: Hub, *, reread: bool = False) -> DownloadPl
     return DownloadPlan(request, hub, tuple(items))
 
 
-def check_space(plan: DownloadPlan, free_bytes: Callable[[Path], int] | None = None) -> None:
+def check_space(plan: DownloadPlan) -> None:
     """Raise KtopsError "disk-too-small" unless all that is missing fits, with a small margin."""
     place = plan.root
     while not place.exists():
         place = place.parent
-    free = (free_bytes or _free_bytes)(place)
+    free = _free_bytes(place)
     if plan.missing_bytes and plan.missing_bytes + FREE_SPACE_MARGIN_BYTES > free:
         raise not_enough_space(plan.missing_bytes + FREE_SPACE_MARGIN_BYTES, free, place)
 

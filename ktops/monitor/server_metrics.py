@@ -176,7 +176,7 @@ def _check(response: httpx.Response, url: str) -> None:
 def _bad_url(url: str) -> KtopsError:
     return KtopsError(
         "invalid-url",
-        text("--url {url} is not the URL of a server", url=repr(url)),
+        text("--url {url!r} is not the URL of a server", url=url),
         f"ktops top --url {EXAMPLE_URL}",
         exit_status=EXIT_USAGE,
     )
@@ -185,7 +185,11 @@ def _bad_url(url: str) -> KtopsError:
 def _unreachable(url: str, error: Exception) -> KtopsError:
     return KtopsError(
         "server-unreachable",
-        text("no server answers at {url}: {reason}", url=url, reason=error or type(error).__name__),
+        text(
+            "no server answers at {url}: {reason}",
+            url=url,
+            reason=str(error) or type(error).__name__,
+        ),
         text("ktops serve   (in another terminal), or --url for a server elsewhere"),
     )
 

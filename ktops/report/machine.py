@@ -17,6 +17,7 @@ from ktops_doctor.topology import (
     parse_cpu_list,
     physical_cores,
 )
+from ktops_engine.native.toolchain import NEWEST_GCC_TRIED, OLDEST_GCC
 
 if TYPE_CHECKING:
     from ktops_doctor import Host
@@ -29,7 +30,8 @@ _FLAGS = (
     "avx512vl", "avx512_vnni", "avx512_vbmi", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",
     "amx_bf16", "amx_fp16", "asimd", "asimddp", "i8mm", "bf16", "sve", "hypervisor",
 )  # fmt: skip
-_TOOLS = ("g++", *(f"g++-{major}" for major in range(16, 10, -1)), "as", "cmake", "ninja", "nvcc")
+_COMPILERS = ("g++", *(f"g++-{major}" for major in range(NEWEST_GCC_TRIED, OLDEST_GCC - 1, -1)))
+_TOOLS = (*_COMPILERS, "as", "cmake", "ninja", "nvcc")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

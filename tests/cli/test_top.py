@@ -116,7 +116,7 @@ def test_a_quantile_is_spread_evenly_in_its_bucket(counts, share, expected):
     assert found == (None if expected is None else pytest.approx(expected))
 
 
-def test_a_reading_is_a_panel_of_rows(capsys):
+def test_a_reading_is_a_panel_of_rows():
     assert lines(reading(), "http://x:1", Output()) == [
         "  Server    r1 at http://x:1, ready",
         "  Speed     12.5 tok/s   prompts 100.0 tok/s",

@@ -57,7 +57,7 @@ def _library(host: Host, target: Target) -> Finding:
         )
     if "isa" not in facts:
         error = words(facts.get("load_error") or output.error or _SILENT)
-        old = "GLIBCXX_" in error or "CXXABI_" in error  # lib.glibcxx says what helps
+        old = _GLIBCXX in error or "CXXABI_" in error  # lib.glibcxx says what helps
         return fail(
             text("{library} does not load", library=facts["path"]),
             detail=error,

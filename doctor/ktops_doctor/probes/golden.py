@@ -24,7 +24,7 @@ def compare(recorded: Path) -> None:
             wanted = answer["output"]
             params = SamplingParams(temperature=0, max_tokens=len(wanted), ignore_eos=True)
             outputs = llm.generate(answer["token_ids"], params)
-            for place, (output, token_id) in enumerate(zip(outputs, wanted, strict=False)):
+            for place, (output, token_id) in enumerate(zip(outputs, wanted, strict=True)):
                 if output.token_id != token_id:
                     say(differs=answer["prompt"], place=place + 1)
                     return

@@ -32,7 +32,7 @@ READ_COLS = 4096
 @dataclass(frozen=True)
 class LayerTiming:
     """Medians over the calls. Rates in bytes/s and FLOP/s; `read_rate` and `share` are None for a
-    layer that caches hold, `relative_l2` is None when it was not asked for."""
+    layer that caches hold."""
 
     num_tokens: int
     num_calls: int
@@ -41,7 +41,7 @@ class LayerTiming:
     read_rate: float | None
     share: float | None
     flops: float
-    relative_l2: float | None
+    relative_l2: float
 
 
 class LayerCall:
@@ -118,19 +118,11 @@ class Reader:
         return self.num_bytes / (time.perf_counter() - start)
 
 
-def time_layer(
-    pool: Pool,
-    layer: ExpertLayer,
-    num_tokens: int,
-    *,
-    seconds: float,
-    seed: int = 1,
-    with_error: bool = True,
-) -> LayerTiming:
+def time_layer(pool: Pool, layer: ExpertLayer, num_tokens: int, *, seconds: float) -> LayerTiming:
     """Time calls of `num_tokens` tokens for about `seconds`, at least MIN_CALLS of them."""
     import numpy as np
 
-    call = LayerCall(layer, num_tokens, np.random.default_rng(seed))
+    call = LayerCall(layer, num_tokens, np.random.default_rng(1))
     call.run(pool)  # first touches of activations and scratch memory
     reader = Reader(layer) if layer.largest_buffer.num_bytes >= MIN_READ_BYTES else None
     times: list[float] = []
@@ -152,7 +144,7 @@ def time_layer(
         read_rate=statistics.median(reads) if reads else None,
         share=statistics.median(_ratios(touched, reads)) if reads else None,
         flops=layer.shape.flops(num_tokens) / middle,
-        relative_l2=call.relative_l2() if with_error else None,
+        relative_l2=call.relative_l2(),
     )
 
 

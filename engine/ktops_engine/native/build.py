@@ -193,7 +193,7 @@ def _run(command: list[str], lines: list[str], on_line: OnLine) -> int:
 @contextlib.contextmanager
 def _ended_on_error(process: subprocess.Popen[str]) -> Iterator[None]:
     """Ends `process` and all that it started when the body is left by an exception (Ctrl-C,
-    SIGTERM): in a session of its own, no signal of the terminal reaches it."""
+    SIGTERM): in a process group of its own, no signal of the terminal reaches it."""
     try:
         yield
     except BaseException:

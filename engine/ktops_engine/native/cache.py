@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ktops_engine.errors import KtopsError
@@ -38,10 +38,10 @@ class BuildInfo:
     built_at: str
     sources_hash: str
     log: Path
-    numa_origin: str = DETECTED
-    num_nodes: int = 1
-    isa: tuple[str, ...] = ()
-    flags: Mapping[str, str] = field(default_factory=dict)
+    numa_origin: str
+    num_nodes: int
+    isa: tuple[str, ...]
+    flags: Mapping[str, str]
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:

@@ -177,7 +177,7 @@ class Native:
         array = (ctypes.c_int32 * len(cpus))(*cpus)
         status = self._library.ktops_pool_create(array, len(cpus), ctypes.byref(handle))
         self.check(status, f"starting {len(cpus)} threads")
-        return Pool(self, self._library, handle, len(cpus))
+        return Pool(self, self._library, handle)
 
     def alloc(self, num_bytes: int) -> NativeBuffer:
         """Zeroed memory on huge pages where possible. Raises KtopsError: out-of-memory."""
@@ -225,16 +225,13 @@ class Native:
 class NativeBuffer:
     """Memory of the library. `view` is its bytes; whatever is made from `view` keeps it alive.
 
-    `num_nodes` NUMA nodes hold its pages (1: not spread); `huge_page_errno` and `numa_errno` say
-    why the kernel refused huge pages or spreading, 0 when it did not.
+    `num_nodes` NUMA nodes hold its pages (1: not spread).
     """
 
     def __init__(self, library: ctypes.CDLL, granted: BufferStruct) -> None:
         self.address: int = granted.address
         self.num_bytes: int = granted.num_bytes
         self.num_nodes: int = granted.num_nodes
-        self.huge_page_errno: int = granted.huge_page_errno
-        self.numa_errno: int = granted.numa_errno
         array = (ctypes.c_ubyte * granted.num_bytes).from_address(granted.address)
         release = weakref.finalize(array, library.ktops_free, ctypes.byref(granted))
         release.atexit = False  # the process is about to return it all
@@ -262,10 +259,7 @@ class Pool:
     All pointers are addresses of contiguous memory that stays valid during the call.
     """
 
-    def __init__(
-        self, native: Native, library: ctypes.CDLL, handle: ctypes.c_void_p, num_threads: int
-    ) -> None:
-        self.num_threads = num_threads
+    def __init__(self, native: Native, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
         self._native = native
         self._lock = threading.Lock()
         self._matmul = library.ktops_matmul

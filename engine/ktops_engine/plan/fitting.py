@@ -18,9 +18,8 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Lack:
-    """Memory that is missing: `needed_bytes` of `device`, of which `there_bytes` can be had."""
+    """RAM that is missing: `needed_bytes`, of which `there_bytes` can be had."""
 
-    device: str
     needed_bytes: int
     there_bytes: int
 
@@ -44,7 +43,7 @@ def lack_of_ram(placement: Placement) -> Lack | None:
     """What RAM is missing, None when there is enough."""
     if placement.fits:
         return None
-    return Lack("ram", placement.total_bytes, placement.ram.usable_bytes)
+    return Lack(placement.total_bytes, placement.ram.usable_bytes)
 
 
 def not_enough_memory(placement: Placement, machine: MachineFacts) -> KtopsError:

@@ -21,12 +21,10 @@ LOW, HIGH = 0, 1
 
 
 class Resource(StrEnum):
-    """What can be the limit of a machine."""
+    """What can limit the speed of a model that fits."""
 
-    RAM_CAPACITY = "RAM capacity"
     RAM_BANDWIDTH = "RAM bandwidth"
     CPU_COMPUTE = "CPU compute"
-    VRAM_CAPACITY = "VRAM capacity"
     VRAM_BANDWIDTH = "VRAM bandwidth"
     GPU_COMPUTE = "GPU compute"
     PCIE = "PCIe"
