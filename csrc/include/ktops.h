@@ -17,7 +17,7 @@ extern "C" {
 #define KTOPS_API __attribute__((visibility("default")))
 
 /* Raised by any change of a struct, a number or a meaning in this header. */
-#define KTOPS_ABI_VERSION 2
+#define KTOPS_ABI_VERSION 3
 
 typedef enum ktops_status {
   KTOPS_OK = 0,
@@ -30,6 +30,10 @@ typedef enum ktops_status {
   KTOPS_ERROR_THREADS = 7,
   KTOPS_ERROR_UNKNOWN_ISA = 8,
   KTOPS_ERROR_FILE = 9,
+  KTOPS_ERROR_TIMEOUT = 10,
+  KTOPS_ERROR_CANCELLED = 11,
+  KTOPS_ERROR_GIVEN_UP = 12,
+  KTOPS_ERROR_BAD_REQUEST = 13,
 } ktops_status;
 
 /* Numbers of GGML, as found in GGUF files. */
@@ -115,12 +119,59 @@ typedef struct ktops_buffer {
   uint32_t reserved;
 } ktops_buffer;
 
+/* A layer that a GPU hands over: the weights of ktops_moe_args. */
+typedef struct ktops_handoff_layer {
+  ktops_matrix gate;
+  ktops_matrix up;
+  ktops_matrix down;
+} ktops_handoff_layer;
+
+/* Where things stand in the block that GPU and CPU share: offsets in bytes from its start, and its
+ * size. Flags are uint32_t on cache lines of their own; GPU and CPU never write the same line. */
+typedef struct ktops_handoff_layout {
+  uint64_t asked;          /* GPU: number of the request, written last (release) */
+  uint64_t layer;          /* GPU: uint32_t, then num_tokens, uint32_t */
+  uint64_t given_up;       /* GPU: not zero once it has waited for too long */
+  uint64_t activations;    /* GPU: bfloat16 [max_tokens, hidden] */
+  uint64_t expert_ids;     /* GPU: int32_t [max_tokens, top_k], negative: not for the CPU */
+  uint64_t expert_weights; /* GPU: float [max_tokens, top_k] */
+  uint64_t done;           /* CPU: number of the request, written last (release) */
+  uint64_t result;         /* CPU: float [max_tokens, hidden] */
+  uint64_t num_bytes;
+} ktops_handoff_layout;
+
+/* The block is zeroed, aligned to 64 bytes, and lives longer than the handoff, as the weights do;
+ * `layers` is copied. */
+typedef struct ktops_handoff_args {
+  const ktops_handoff_layer* layers;
+  void* block;
+  uint64_t num_block_bytes;
+  uint32_t num_layers;
+  uint32_t hidden;
+  uint32_t top_k;
+  uint32_t max_tokens;
+} ktops_handoff_args;
+
+/* What has been served since the handoff was made. */
+typedef struct ktops_handoff_traffic {
+  uint64_t num_requests;
+  uint64_t num_bytes;  /* of weights: each chosen expert once a request */
+  uint64_t compute_ns; /* from a request's arrival to its answer */
+  uint64_t wait_ns;    /* for requests */
+} ktops_handoff_traffic;
+
 typedef struct ktops_pool ktops_pool;
+typedef struct ktops_handoff ktops_handoff;
+
+/* The number of a request is one more than that of the one before, in 31 bits, from 1 on; so this
+ * is none. As `done` it tells the GPU not to wait any longer. */
+#define KTOPS_HANDOFF_REFUSED UINT32_MAX
 
 KTOPS_API uint32_t ktops_abi_version(void);
 
-/* The sizes of ktops_matrix, ktops_matmul_args, ktops_moe_args, ktops_buffer and ktops_read_args,
- * in this order. Writes at most `capacity` of them and returns how many there are. */
+/* The sizes of ktops_matrix, ktops_matmul_args, ktops_moe_args, ktops_buffer, ktops_read_args,
+ * ktops_handoff_layer, ktops_handoff_layout, ktops_handoff_args and ktops_handoff_traffic, in this
+ * order. Writes at most `capacity` of them and returns how many there are. */
 KTOPS_API uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity);
 
 /* A short English sentence; never null. */
@@ -166,6 +217,30 @@ KTOPS_API int32_t ktops_dequantize(uint32_t type, const void* source, float* tar
  * [num_rows, cols]. On the calling thread. */
 KTOPS_API int32_t ktops_dequantize_rows(const ktops_matrix* matrix, uint64_t first_row,
                                         uint64_t num_rows, float* target);
+
+/* The block for so many tokens at a time. */
+KTOPS_API int32_t ktops_handoff_layout_of(uint32_t hidden, uint32_t top_k, uint32_t max_tokens,
+                                          ktops_handoff_layout* layout);
+
+KTOPS_API int32_t ktops_handoff_create(const ktops_handoff_args* args, ktops_handoff** handoff);
+KTOPS_API int32_t ktops_handoff_destroy(ktops_handoff* handoff);
+
+/* Answers `count` requests on the pool, whose workers stay awake meanwhile. Returns early, with the
+ * GPU told to wait no longer, when a request takes longer than timeout_ns to come
+ * (KTOPS_ERROR_TIMEOUT), the GPU has given up, another thread cancels, or a request is not one that
+ * can be served: its number, layer, tokens (KTOPS_ERROR_BAD_REQUEST) or experts. After any of these
+ * all further requests are refused until ktops_handoff_reset. One thread at a time. */
+KTOPS_API int32_t ktops_handoff_serve(ktops_pool* pool, ktops_handoff* handoff, uint32_t count,
+                                      uint64_t timeout_ns);
+
+/* Ends a call of ktops_handoff_serve, or the next one; from any thread. */
+KTOPS_API int32_t ktops_handoff_cancel(ktops_handoff* handoff);
+
+/* Flags and numbers as at the start; neither side may be at work. */
+KTOPS_API int32_t ktops_handoff_reset(ktops_handoff* handoff);
+
+KTOPS_API int32_t ktops_handoff_get_traffic(const ktops_handoff* handoff,
+                                            ktops_handoff_traffic* traffic);
 
 #ifdef __cplusplus
 }

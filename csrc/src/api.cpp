@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <new>
 
+#include "arguments.h"
 #include "blocks.h"
 #include "dequantize.h"
 #include "isa_select.h"
@@ -58,7 +59,9 @@ int32_t check_expert_ids(const ktops_moe_args& args) {
   return KTOPS_OK;
 }
 
-int32_t check_moe(const ktops_moe_args& args) {
+} // namespace
+
+int32_t ktops::check_moe(const ktops_moe_args& args) {
   for (const ktops_matrix* matrix : {&args.gate, &args.up, &args.down})
     if (const int32_t status = check_matrix(*matrix); status != KTOPS_OK)
       return status;
@@ -77,6 +80,8 @@ int32_t check_moe(const ktops_moe_args& args) {
     return KTOPS_ERROR_NULL_POINTER;
   return check_expert_ids(args);
 }
+
+namespace {
 
 bool is_row_range(const ktops_matrix& matrix, uint64_t first_row, uint64_t num_rows) {
   const uint64_t all_rows = matrix.rows * matrix.num_experts;
@@ -115,9 +120,10 @@ extern "C" {
 uint32_t ktops_abi_version(void) { return KTOPS_ABI_VERSION; }
 
 uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity) {
-  constexpr uint32_t kSizes[] = {sizeof(ktops_matrix), sizeof(ktops_matmul_args),
-                                 sizeof(ktops_moe_args), sizeof(ktops_buffer),
-                                 sizeof(ktops_read_args)};
+  constexpr uint32_t kSizes[] = {
+      sizeof(ktops_matrix),         sizeof(ktops_matmul_args),  sizeof(ktops_moe_args),
+      sizeof(ktops_buffer),         sizeof(ktops_read_args),    sizeof(ktops_handoff_layer),
+      sizeof(ktops_handoff_layout), sizeof(ktops_handoff_args), sizeof(ktops_handoff_traffic)};
   constexpr uint32_t kCount = sizeof kSizes / sizeof *kSizes;
   for (uint32_t i = 0; sizes != nullptr && i < capacity && i < kCount; ++i)
     sizes[i] = kSizes[i];
@@ -146,6 +152,14 @@ const char* ktops_status_string(int32_t status) {
     return "KTOPS_ISA names no known instruction set";
   case KTOPS_ERROR_FILE:
     return "the file cannot be read, or is too short";
+  case KTOPS_ERROR_TIMEOUT:
+    return "the GPU did not ask in time";
+  case KTOPS_ERROR_CANCELLED:
+    return "cancelled";
+  case KTOPS_ERROR_GIVEN_UP:
+    return "the GPU did not get its answer in time";
+  case KTOPS_ERROR_BAD_REQUEST:
+    return "the GPU asked for something that is not there";
   default:
     return "unknown status";
   }
@@ -227,7 +241,7 @@ int32_t ktops_matmul(ktops_pool* pool, const ktops_matmul_args* args) {
 int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args) {
   if (pool == nullptr || args == nullptr)
     return KTOPS_ERROR_NULL_POINTER;
-  if (const int32_t status = check_moe(*args); status != KTOPS_OK)
+  if (const int32_t status = ktops::check_moe(*args); status != KTOPS_OK)
     return status;
   if (args->num_tokens == 0 || args->down.rows == 0)
     return KTOPS_OK;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <climits>
-#include <ctime>
 #include <immintrin.h>
 #include <linux/futex.h>
 #include <new>
@@ -11,9 +10,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "isa_select.h"
 
 namespace {
+
+using ktops::now_ns;
 
 // Bits of the gate; the ones above change whenever somebody leaves while the caller sleeps.
 constexpr uint32_t kOpen = 1, kAwaited = 2, kLeft = 4;
@@ -35,12 +37,6 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
 
 void futex_wake(std::atomic<uint32_t>& word, int count) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
-}
-
-uint64_t now_ns() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
 }
 
 // True once done() holds, false when spin_ns have passed first.
@@ -140,6 +136,16 @@ void ktops_pool::stop_workers() {
   futex_wake(epoch_, INT_MAX);
   for (uint32_t i = 0; i < num_workers_; ++i)
     pthread_join(workers_[i].thread, nullptr);
+}
+
+// The epoch rises without a job: who wakes finds the gate shut and goes on waiting.
+void ktops_pool::keep_awake(bool awake) {
+  is_kept_awake_.store(awake && spin_ns_ == kSpinNs, std::memory_order_relaxed);
+  if (!awake)
+    return;
+  epoch_.fetch_add(1, std::memory_order_seq_cst);
+  if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
+    futex_wake(epoch_, INT_MAX);
 }
 
 void ktops_pool::run_alone(const Step* steps, size_t num_steps) {
@@ -278,7 +284,10 @@ void ktops_pool::leave(Worker& worker) {
 
 uint32_t ktops_pool::wait_for_epoch(uint32_t seen) {
   const auto changed = [this, seen] { return epoch_.load(std::memory_order_acquire) != seen; };
-  if (!spin_until(spin_ns_, changed)) {
+  bool has_changed = spin_until(spin_ns_, changed);
+  while (!has_changed && is_kept_awake_.load(std::memory_order_relaxed))
+    has_changed = spin_until(spin_ns_, changed);
+  if (!has_changed) {
     num_sleeping_.fetch_add(1, std::memory_order_seq_cst);
     while (epoch_.load(std::memory_order_seq_cst) == seen)
       futex_wait(epoch_, seen);

@@ -62,6 +62,10 @@ struct ktops_pool {
   // The same on the calling thread: for jobs too small to wake anyone.
   static void run_alone(const Step* steps, size_t num_steps);
 
+  // While true, idle workers spin instead of going to sleep, if each has a CPU for itself; those
+  // that sleep are woken.
+  void keep_awake(bool awake);
+
   uint32_t num_threads() const { return num_workers_ + 1; }
   const ktops::KernelTable& kernels() const { return *kernels_; }
   ktops::Scratch& scratch() { return scratch_; }
@@ -115,4 +119,5 @@ struct ktops_pool {
   size_t num_steps_ = 0;
   std::atomic<uint32_t> num_sleeping_{0};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> is_kept_awake_{false};
 };

@@ -7,7 +7,8 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,9 @@ from ktops_engine.native.structs import (
     ABI_VERSION,
     STRUCTS,
     BufferStruct,
+    HandoffArgs,
+    HandoffLayout,
+    HandoffTraffic,
     Layout,
     MatmulArgs,
     MatrixStruct,
@@ -57,6 +61,25 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     ),
     "ktops_dequantize_rows": (
         [ctypes.POINTER(MatrixStruct), ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p],
+        ctypes.c_int32,
+    ),
+    "ktops_handoff_layout_of": (
+        [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(HandoffLayout)],
+        ctypes.c_int32,
+    ),
+    "ktops_handoff_create": (
+        [ctypes.POINTER(HandoffArgs), ctypes.POINTER(ctypes.c_void_p)],
+        ctypes.c_int32,
+    ),
+    "ktops_handoff_destroy": ([ctypes.c_void_p], ctypes.c_int32),
+    "ktops_handoff_serve": (
+        [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64],
+        ctypes.c_int32,
+    ),
+    "ktops_handoff_cancel": ([ctypes.c_void_p], ctypes.c_int32),
+    "ktops_handoff_reset": ([ctypes.c_void_p], ctypes.c_int32),
+    "ktops_handoff_get_traffic": (
+        [ctypes.c_void_p, ctypes.POINTER(HandoffTraffic)],
         ctypes.c_int32,
     ),
 }
@@ -167,6 +190,11 @@ class Native:
         while found := library.ktops_isa_available(len(available)):
             available.append(found.decode())
         self.isa_available = tuple(available)
+
+    @property
+    def library(self) -> ctypes.CDLL:
+        """The functions of ktops.h, with the types of their arguments."""
+        return self._library
 
     def create_pool(self, cpus: Sequence[int]) -> Pool:
         """Threads for `len(cpus)` CPUs: the caller and a worker pinned to each of `cpus[1:]`.
@@ -363,6 +391,12 @@ class Pool:
             raise OSError(args.file_errno, os.strerror(args.file_errno))
         if status:
             self._native.check(status, _describe("read", target, 0))
+
+    @contextmanager
+    def held(self) -> Iterator[ctypes.c_void_p]:
+        """The pool's handle for one call of the library; all other calls wait, closing too."""
+        with self._lock:
+            yield self._open_handle()
 
     def close(self) -> None:
         """Ends the threads. Closing twice does nothing."""

@@ -6,7 +6,7 @@ import ctypes
 from enum import IntEnum
 from typing import ClassVar
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 
 class Status(IntEnum):
@@ -22,6 +22,10 @@ class Status(IntEnum):
     THREADS = 7
     UNKNOWN_ISA = 8
     FILE = 9
+    TIMEOUT = 10
+    CANCELLED = 11
+    GIVEN_UP = 12
+    BAD_REQUEST = 13
 
 
 class Layout(IntEnum):
@@ -99,6 +103,72 @@ class ReadArgs(ctypes.Structure):
     ]
 
 
+class HandoffLayer(ctypes.Structure):
+    """`ktops_handoff_layer`."""
+
+    _fields_: ClassVar = [
+        ("gate", MatrixStruct),
+        ("up", MatrixStruct),
+        ("down", MatrixStruct),
+    ]
+
+
+class HandoffLayout(ctypes.Structure):
+    """`ktops_handoff_layout`: offsets in bytes into the block that GPU and CPU share."""
+
+    asked: int
+    layer: int
+    given_up: int
+    activations: int
+    expert_ids: int
+    expert_weights: int
+    done: int
+    result: int
+    num_bytes: int
+
+    _fields_: ClassVar = [
+        ("asked", ctypes.c_uint64),
+        ("layer", ctypes.c_uint64),
+        ("given_up", ctypes.c_uint64),
+        ("activations", ctypes.c_uint64),
+        ("expert_ids", ctypes.c_uint64),
+        ("expert_weights", ctypes.c_uint64),
+        ("done", ctypes.c_uint64),
+        ("result", ctypes.c_uint64),
+        ("num_bytes", ctypes.c_uint64),
+    ]
+
+
+class HandoffArgs(ctypes.Structure):
+    """`ktops_handoff_args`."""
+
+    _fields_: ClassVar = [
+        ("layers", ctypes.POINTER(HandoffLayer)),
+        ("block", ctypes.c_void_p),
+        ("num_block_bytes", ctypes.c_uint64),
+        ("num_layers", ctypes.c_uint32),
+        ("hidden", ctypes.c_uint32),
+        ("top_k", ctypes.c_uint32),
+        ("max_tokens", ctypes.c_uint32),
+    ]
+
+
+class HandoffTraffic(ctypes.Structure):
+    """`ktops_handoff_traffic`."""
+
+    num_requests: int
+    num_bytes: int
+    compute_ns: int
+    wait_ns: int
+
+    _fields_: ClassVar = [
+        ("num_requests", ctypes.c_uint64),
+        ("num_bytes", ctypes.c_uint64),
+        ("compute_ns", ctypes.c_uint64),
+        ("wait_ns", ctypes.c_uint64),
+    ]
+
+
 # In the order of ktops_struct_sizes.
 STRUCTS: tuple[type[ctypes.Structure], ...] = (
     MatrixStruct,
@@ -106,4 +176,8 @@ STRUCTS: tuple[type[ctypes.Structure], ...] = (
     MoeArgs,
     BufferStruct,
     ReadArgs,
+    HandoffLayer,
+    HandoffLayout,
+    HandoffArgs,
+    HandoffTraffic,
 )

@@ -1,0 +1,1 @@
+"""Triton kernels, one idea a file: each with its launcher. Tests hold them against plain torch."""

@@ -1,0 +1,201 @@
+"""The GPU's side of the handoff: experts on the CPU are asked for and awaited inside a graph.
+
+Both kernels work on the block of `ktops_handoff_layout` (csrc/include/ktops.h) in pinned memory,
+which the GPU reaches over PCIe. Flags are written with release and read with acquire at system
+scope (PTX ISA, "Memory Consistency Model"); Triton has neither for plain loads and stores, so these
+few instructions are written out. Triton's interpreter, which has no assembly, reads a flag once.
+
+What must live on from one replay of a graph to the next is a tensor on the device, `state`:
+int32 [2], the number of the last request, and whether a step has failed. After a failure both
+kernels return at once until the state is zeroed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ktops_engine.native.handoff import NUMBER_MASK, REFUSED
+
+_NUMBER_MASK = tl.constexpr(NUMBER_MASK)
+_REFUSED = tl.constexpr(REFUSED)
+
+_TAKE_COLS = 512  # a warp reads them with four loads of 16 bytes a thread
+_TAKE_TOKENS = 4
+
+
+@triton.jit
+def _clock_ns():
+    return tl.inline_asm_elementwise(
+        "mov.u64 $0, %globaltimer;", "=l", [], dtype=tl.int64, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def _read_flag(flag):
+    return tl.inline_asm_elementwise(
+        "ld.acquire.sys.global.u32 $0, [$1];",
+        "=r,l",
+        [flag],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def _pause(nanoseconds):
+    tl.inline_asm_elementwise(
+        "nanosleep.u32 $1; mov.u32 $0, $1;",
+        "=r,r",
+        [nanoseconds],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def _raise_flag(flag, value, ON_GPU: tl.constexpr):
+    """After the writes of all threads of the program: one thread writes the flag."""
+    if ON_GPU:
+        tl.debug_barrier()
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred is_first;
+                .reg .u32 thread;
+                mov.u32 thread, %tid.x;
+                setp.eq.u32 is_first, thread, 0;
+                @is_first st.release.sys.global.u32 [$1], $2;
+                mov.u32 $0, $2;
+            }
+            """,
+            "=r,l,r",
+            [flag, value],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        tl.store(flag, value)
+
+
+@triton.jit
+def _await_flag(flag, number, deadline_ns, ON_GPU: tl.constexpr):
+    """The flag once it is `number` or _REFUSED, or whatever it is when the time is over."""
+    if ON_GPU:
+        patience = tl.load(deadline_ns)
+        start = _clock_ns()
+        found = _read_flag(flag)
+        while (found != number) & (found != _REFUSED) & (_clock_ns() - start < patience):
+            _pause(64)
+            found = _read_flag(flag)
+        return found
+    else:
+        return tl.load(flag)
+
+
+@triton.jit(do_not_specialize=["layer", "num_tokens"])
+def _post_kernel(
+    x, expert_ids, expert_weights, layer, num_tokens,
+    activations, shared_ids, shared_weights, header, asked, state,
+    hidden: tl.constexpr, top_k: tl.constexpr,
+    COLS: tl.constexpr, PAIRS: tl.constexpr, ON_GPU: tl.constexpr,
+):  # fmt: skip
+    """One program. COLS and PAIRS: powers of two, not below hidden and num_tokens * top_k."""
+    if tl.load(state + 1) == 0:
+        number = (tl.load(state) + 1) & _NUMBER_MASK
+        pairs = tl.arange(0, PAIRS)
+        is_pair = pairs < num_tokens * top_k
+        ids = tl.load(expert_ids + pairs, mask=is_pair)
+        weights = tl.load(expert_weights + pairs, mask=is_pair)
+        tl.store(shared_ids + pairs, ids, mask=is_pair)
+        tl.store(shared_weights + pairs, weights, mask=is_pair)
+        tl.store(header, layer)
+        tl.store(header + 1, num_tokens)
+        cols = tl.arange(0, COLS)
+        for token in range(num_tokens):
+            at = token * hidden + cols
+            values = tl.load(x + at, mask=cols < hidden)
+            tl.store(activations + at, values, mask=cols < hidden)
+        _raise_flag(asked, number, ON_GPU)
+        tl.store(state, number)
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def _take_kernel(
+    residual, shared_expert, result, done, given_up, state, deadline_ns, num_tokens,
+    hidden: tl.constexpr, has_shared: tl.constexpr,
+    TOKENS: tl.constexpr, COLS: tl.constexpr, ON_GPU: tl.constexpr,
+):  # fmt: skip
+    """Programs [columns, tokens], each waiting for itself: a hop to a common flag costs more."""
+    if tl.load(state + 1) == 0:
+        cols = tl.program_id(0) * COLS + tl.arange(0, COLS)[None, :]
+        tokens = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)[:, None]
+        mask = (cols < hidden) & (tokens < num_tokens)
+        at = tokens * hidden + cols
+        total = tl.load(residual + at, mask=mask)
+        if has_shared:
+            total += tl.load(shared_expert + at, mask=mask).to(tl.float32)
+        number = tl.load(state)
+        if _await_flag(done, number, deadline_ns, ON_GPU) == number:
+            # Volatile: never from a cache that the CPU's writes do not reach.
+            total += tl.load(result + at, mask=mask, volatile=True)
+            tl.store(residual + at, total, mask=mask)
+        else:
+            tl.store(state + 1, 1)
+            _raise_flag(given_up, 1, ON_GPU)
+
+
+def post(
+    x: torch.Tensor,
+    expert_ids: torch.Tensor,
+    expert_weights: torch.Tensor,
+    layer: int,
+    block: dict[str, torch.Tensor],
+    state: torch.Tensor,
+) -> None:
+    """Writes a request into the block and raises `asked` to its number.
+
+    x: bfloat16 [tokens, hidden]; expert_ids: int32 [tokens, top_k], negative ones are not for the
+    CPU; expert_weights: float32 [tokens, top_k]; all contiguous. `block`: the parts by name, typed
+    (moe/handoff.py).
+    """
+    num_tokens, hidden = x.shape
+    top_k = expert_ids.shape[1]
+    cols = triton.next_power_of_2(hidden)
+    _post_kernel[(1,)](
+        x, expert_ids, expert_weights, layer, num_tokens,
+        block["activations"], block["expert_ids"], block["expert_weights"],
+        block["layer"], block["asked"], state,
+        hidden, top_k,
+        COLS=cols, PAIRS=triton.next_power_of_2(num_tokens * top_k), ON_GPU=x.is_cuda,
+        num_warps=min(max(cols // 256, 1), 32),
+    )  # fmt: skip
+
+
+def take(
+    residual: torch.Tensor,
+    shared: torch.Tensor | None,
+    block: dict[str, torch.Tensor],
+    state: torch.Tensor,
+    deadline_ns: torch.Tensor,
+) -> None:
+    """Waits for the answer to the last `post` and adds it to `residual`, and `shared` as well.
+
+    residual: float32 [tokens, hidden], as many tokens as were posted; shared: bfloat16 or float32
+    of the same shape; both contiguous. deadline_ns: int64 [1]. When the time is over, or the CPU
+    refuses, nothing is added, the state says so, and so does `given_up` in the block.
+    """
+    num_tokens, hidden = residual.shape
+    tokens = min(triton.next_power_of_2(num_tokens), _TAKE_TOKENS)
+    grid = (triton.cdiv(hidden, _TAKE_COLS), triton.cdiv(num_tokens, tokens))
+    _take_kernel[grid](
+        residual, residual if shared is None else shared, block["result"],
+        block["done"], block["given_up"], state, deadline_ns, num_tokens,
+        hidden, shared is not None,
+        TOKENS=tokens, COLS=_TAKE_COLS, ON_GPU=residual.is_cuda,
+        num_warps=1,
+    )  # fmt: skip
