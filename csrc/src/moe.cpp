@@ -293,6 +293,10 @@ int32_t moe_forward(ktops_pool& pool, const ktops_moe_args& args) {
   Carver carver(base);
   Plan plan(carver, args, num_pairs);
   sort_pairs(args, num_pairs, plan);
+  if (plan.num_experts == 0) {
+    clear_rows(args, 0, args.down.rows);
+    return KTOPS_OK;
+  }
   Steps({args, plan, pool.kernels()}, pool.num_threads()).run(pool);
   return KTOPS_OK;
 }

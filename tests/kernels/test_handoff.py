@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -169,48 +171,39 @@ def test_a_graph_without_a_server_ends_at_its_deadline_and_works_after_a_reset(
     assert torch.equal(step.residual, expected)
 
 
-def start_steps(*arguments: str) -> subprocess.Popen[str]:
-    """Another process that runs steps and says how each went."""
-    program = [sys.executable, "-c", "import handoff_model; handoff_model.main()", *arguments]
-    child = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line == "step done\n":
-            return child
-    raise AssertionError("the process ended early")
-
-
-@pytest.mark.gpu
-def test_a_process_that_is_stopped_for_too_long_loses_one_step(
-    native_build: BuildInfo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    child = start_steps(str(native_build.path), "2.0")
+@contextmanager
+def steps(native_build: BuildInfo, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that runs steps and says how they went."""
+    program = "import handoff_model; handoff_model.main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(native_build.path), *arguments],
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
-        child.send_signal(signal.SIGSTOP)
-        time.sleep(4)
-        child.send_signal(signal.SIGCONT)
-        assert child.stdout is not None
-        said = []
-        for line in child.stdout:
-            said.append(line.strip())
-            if said[-2:] == ["step lost: handoff-timeout", "step done"]:
-                break
-        assert said[-2:] == ["step lost: handoff-timeout", "step done"]
+        yield child
     finally:
         child.kill()
         child.wait(30)
 
 
 @pytest.mark.gpu
-def test_a_process_that_is_killed_leaves_no_kernel_behind(
-    native_build: BuildInfo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    child = start_steps(str(native_build.path), "600.0", "hang")
-    assert child.stdout is not None
-    assert child.stdout.readline() == "hanging\n"
-    child.kill()
-    assert child.wait(30) == -signal.SIGKILL
+def test_a_process_that_is_stopped_for_too_long_loses_one_step(native_build: BuildInfo) -> None:
+    with steps(native_build, "stop", "1.0") as child:
+        os.waitpid(child.pid, os.WUNTRACED)
+        time.sleep(1.5)
+        child.send_signal(signal.SIGCONT)
+        said, _ = child.communicate(timeout=60)
+    assert said.splitlines() == ["handoff-timeout", "the next one works"]
+
+
+@pytest.mark.gpu
+def test_a_process_that_is_killed_leaves_no_kernel_behind(native_build: BuildInfo) -> None:
+    with steps(native_build, "hang", "600.0") as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "hanging\n"
+        child.kill()
+        assert child.wait(30) == -signal.SIGKILL
     x = torch.ones(1024, 1024, device="cuda")
     assert (x @ x)[0, 0].item() == 1024

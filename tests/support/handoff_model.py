@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -126,26 +128,28 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    """Runs steps for ever, saying how each went; with "hang", one without a server."""
+    """Steps in a process of its own. "stop": stops itself before it serves the second one. "hang":
+    does not serve the second one."""
     parser = argparse.ArgumentParser()
     parser.add_argument("library", type=Path)
+    parser.add_argument("what", choices=["stop", "hang"])
     parser.add_argument("patience", type=float)
-    parser.add_argument("hang", nargs="?")
     chosen = parser.parse_args()
     native = load_native(dataclasses.replace(build_native(), path=chosen.library))
     with native.create_pool([0, 1]) as pool:
         model = Model(native, pool, torch.device("cuda"))
         model.handoff.set_patience(chosen.patience)
         step = model.captured_step(num_layers=20, num_tokens=1)
-        while True:
-            try:
-                step.run()
-                say("step done")
-            except KtopsError as error:
-                torch.cuda.synchronize()
-                model.handoff.reset()
-                say(f"step lost: {error.code}")
-            if chosen.hang:
-                step.graph.replay()
-                say("hanging")
-                torch.cuda.synchronize()
+        step.run()
+        step.graph.replay()
+        if chosen.what == "hang":
+            say("hanging")
+            torch.cuda.synchronize()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            model.handoff.serve(20)
+        except KtopsError as error:
+            say(error.code)
+        model.handoff.reset()
+        step.run()
+        say("the next one works")
