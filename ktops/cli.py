@@ -82,6 +82,12 @@ COMMANDS = (
         "ktops.commands.bench:COMMANDS",
     ),
     CommandSpec(
+        "eval",
+        "Inspect",
+        "Measure how well a model predicts a text, and compare runs.",
+        "ktops.commands.eval:evaluate",
+    ),
+    CommandSpec(
         "env",
         "Inspect",
         "Describe this installation and machine, for a report.",

@@ -49,6 +49,7 @@ sys.exit(status)
         ["doctor", "--help"],
         ["plan", "--help"],
         ["bench", "kernels", "--help"],
+        ["eval", "--help"],
     ],
 )
 def test_nothing_heavy_is_imported(args):
