@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from ktops_engine.native.build import BuildInfo, build_native
 
 KEPT = {"KTOPS_TEST_CACHE"}
+
+# Triton asks when a kernel is defined: without a GPU its kernels are interpreted, on the CPU.
+if shutil.which("nvidia-smi") is None:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)
