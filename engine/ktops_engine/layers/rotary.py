@@ -57,6 +57,11 @@ class Rotary:
         angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inv_freq)
         self._table = torch.polar(torch.full_like(angles, magnitude), angles)
 
+    @property
+    def cos_sin(self) -> torch.Tensor:
+        """The rotations of all positions, [max_positions, dim / 2, 2] float32."""
+        return torch.view_as_real(self._table)
+
     def at(self, positions: torch.Tensor) -> torch.Tensor:
         """positions: [tokens] int64 -> rotations [tokens, 1, dim / 2] complex64."""
         return self._table[positions].unsqueeze(1)
