@@ -1,0 +1,174 @@
+"""A few tokens through the experts that lie in GPU memory; the others are the CPU's.
+
+For decode, where every weight is read once and used once. A device table says where an expert lies,
+so that nothing waits for the host and the launches can be captured in a graph: what belongs to
+experts that are elsewhere is not read.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ktops_engine.gguf import QuantType
+from ktops_engine.kernels.grouped_gemm import ExpertMatrices
+from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.kernels.unpack import (
+    PANEL_ROWS,
+    UNITS,
+    load_header,
+    load_run,
+    panel_words,
+    part_word,
+    scale,
+    value,
+)
+
+GATE_WARPS = 4
+DOWN_WARPS = 8
+UNITS_A_WARP = 8  # lanes read 16 bytes, of 4 rows
+
+
+def resident_experts(
+    x: torch.Tensor,
+    experts: ExpertMatrices,
+    slots: torch.Tensor,
+    expert_ids: torch.Tensor,
+    expert_weights: torch.Tensor,
+    y: torch.Tensor,
+) -> None:
+    """y[t] += sum over k of w[t, k] * down_e(silu(gate_e x[t]) * (up_e x[t])), e = ids[t, k], for
+    the experts that have a slot.
+
+    x: [tokens, hidden] bfloat16; slots: [num_experts] int32, negative: not here; expert_ids:
+    [tokens, top_k] int32; expert_weights: float32; y: [tokens, hidden] float32. All contiguous.
+    """
+    num_tokens, top_k = expert_ids.shape
+    gate, up, down = experts.gate, experts.up, experts.down
+    h = torch.empty(num_tokens * top_k, gate.rows, dtype=torch.bfloat16, device=x.device)
+    _gate_up[(gate.rows // PANEL_ROWS, num_tokens * top_k)](
+        x.view(torch.int64), gate.data.view(torch.int32), up.data.view(torch.int32), h,
+        expert_ids, slots,
+        TOP_K=top_k, **_sizes(gate, GATE_WARPS),
+    )  # fmt: skip
+    _down[(down.rows // PANEL_ROWS, num_tokens)](
+        h.view(torch.int64), down.data.view(torch.int32), y, expert_ids, expert_weights, slots,
+        TOP_K=top_k, **_sizes(down, DOWN_WARPS),
+    )  # fmt: skip
+
+
+def others_ids(expert_ids: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """expert_ids without those that have a slot: -1 in their places. Same shape, int32."""
+    return torch.where(slots[expert_ids] < 0, expert_ids, -1)
+
+
+def _sizes(matrix: GpuMatrix, num_warps: int) -> dict[str, int]:
+    """Constants of a launch."""
+    cut = UNITS[QuantType(matrix.type)]
+    return {
+        "TYPE": int(matrix.type),
+        "PARTS": cut.parts,
+        "RUNS": cut.runs,
+        "NUM_PANELS": matrix.rows // PANEL_ROWS,
+        "NUM_UNITS": matrix.cols // cut.cols,
+        "NUM_BLOCKS": matrix.cols // QuantType(matrix.type).block_size,
+        "PANEL_WORDS": panel_words(matrix.type, matrix.cols),
+        "UNITS": UNITS_A_WARP * num_warps,
+        "num_warps": num_warps,
+    }
+
+
+@triton.jit
+def _slot(expert_ids, slots, pair, mask):
+    """Where pairs' experts lie, negative: not here."""
+    expert = tl.load(expert_ids + pair, mask=mask, other=-1)
+    return tl.load(slots + expert, mask=expert >= 0, other=-1).to(tl.int64)
+
+
+@triton.jit
+def _dots(
+    data, panel, unit, mask, x, x_unit,
+    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, NUM_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Products of units of 16 rows with vectors: [units, 16] float32.
+
+    panel: [units, 16] int64, words to the panel; unit: [units, 1]; x: pointer to four bfloat16 at
+    once, x_unit: which unit of it, [units, 1].
+    """
+    row = tl.arange(0, 16)[None, :]
+    header = load_header(TYPE, data, panel, row, unit, NUM_BLOCKS, mask)
+    total = tl.zeros(panel.shape, tl.float32)
+    for RUN in tl.static_range(RUNS):
+        run = load_run(TYPE, RUN, data, panel, row, unit, mask)
+        for PART in tl.static_range(PARTS):
+            products = tl.zeros(panel.shape, tl.float32)
+            sums = tl.zeros(x_unit.shape, tl.float32)
+            for J in tl.static_range(4):
+                at = x_unit * (PARTS * RUNS * 4) + (4 * (PART * RUNS + RUN) + J)
+                four = tl.load(x + at, mask=mask, other=0)
+                word = part_word(TYPE, PART, J, run)
+                for K in tl.static_range(4):
+                    # A bfloat16 is the upper half of a float32.
+                    half = (four >> (32 * (K // 2))).to(tl.int32)
+                    bits = half & -65536 if K % 2 else half << 16
+                    x_k = bits.to(tl.float32, bitcast=True)
+                    products += x_k * value(TYPE, PART, K, word, run[12])
+                    sums += x_k
+            a, b = scale(TYPE, PART, RUN, header, unit)
+            total += a * products - b * sums
+    return total
+
+
+@triton.jit
+def _gate_up(
+    x, gate, up, h, expert_ids, slots,
+    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, NUM_PANELS: tl.constexpr,
+    NUM_UNITS: tl.constexpr, NUM_BLOCKS: tl.constexpr, PANEL_WORDS: tl.constexpr,
+    UNITS: tl.constexpr, TOP_K: tl.constexpr,
+):  # fmt: skip
+    """One program: a panel of 16 rows and a pair. x: int64 [tokens, hidden / 4]."""
+    pair = tl.program_id(1)
+    slot = _slot(expert_ids, slots, pair, True)
+    if slot >= 0:
+        panel = (slot * NUM_PANELS + tl.program_id(0)) * PANEL_WORDS
+        panel = panel + tl.zeros((UNITS, 16), tl.int64)
+        x += (pair // TOP_K) * NUM_UNITS * (PARTS * RUNS * 4)
+        gates = tl.zeros((UNITS, 16), tl.float32)
+        ups = tl.zeros((UNITS, 16), tl.float32)
+        for start in range(0, NUM_UNITS, UNITS):
+            unit = (start + tl.arange(0, UNITS))[:, None]
+            mask = unit < NUM_UNITS
+            gates += _dots(gate, panel, unit, mask, x, unit, TYPE, PARTS, RUNS, NUM_BLOCKS)
+            ups += _dots(up, panel, unit, mask, x, unit, TYPE, PARTS, RUNS, NUM_BLOCKS)
+        result = tl.sum(gates, axis=0)
+        result = result * tl.sigmoid(result) * tl.sum(ups, axis=0)
+        rows = pair * (NUM_PANELS * 16) + tl.program_id(0) * 16 + tl.arange(0, 16)
+        tl.store(h + rows, result.to(tl.bfloat16))
+
+
+@triton.jit
+def _down(
+    h, down, y, expert_ids, expert_weights, slots,
+    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, NUM_PANELS: tl.constexpr,
+    NUM_UNITS: tl.constexpr, NUM_BLOCKS: tl.constexpr, PANEL_WORDS: tl.constexpr,
+    UNITS: tl.constexpr, TOP_K: tl.constexpr,
+):  # fmt: skip
+    """One program: 16 rows of a token; the units of all its experts are one long row to it. h:
+    int64 [pairs, intermediate / 4]."""
+    token = tl.program_id(1)
+    total = tl.zeros((UNITS, 16), tl.float32)
+    for start in range(0, NUM_UNITS * TOP_K, UNITS):
+        unit = (start + tl.arange(0, UNITS))[:, None]
+        pair = token * TOP_K + unit // NUM_UNITS
+        mask = unit < NUM_UNITS * TOP_K
+        slot = _slot(expert_ids, slots, pair, mask)
+        mask = slot >= 0
+        weight = tl.load(expert_weights + pair, mask=mask, other=0.0)
+        panel = (slot * NUM_PANELS + tl.program_id(0)) * PANEL_WORDS
+        panel = panel + tl.zeros((UNITS, 16), tl.int64)
+        place = unit % NUM_UNITS
+        at = token * (TOP_K * NUM_UNITS) + unit
+        total += weight * _dots(down, panel, place, mask, h, at, TYPE, PARTS, RUNS, NUM_BLOCKS)
+    target = y + token * (NUM_PANELS * 16) + tl.program_id(0) * 16 + tl.arange(0, 16)
+    tl.store(target, tl.load(target) + tl.sum(total, axis=0))
