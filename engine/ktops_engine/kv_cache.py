@@ -49,12 +49,23 @@ class BlockPool:
 class LatentCache:
     """Per layer and token, the normalised latent and the rotated shared key.
 
-    layers: [num_layers][num_blocks * block_size, kv_lora_rank + qk_rope_head_dim] float32, cpu
+    layers: [num_layers][num_blocks * block_size, kv_lora_rank + qk_rope_head_dim] float32, cpu; or
+    bfloat16, cuda
     """
 
-    def __init__(self, num_layers: int, num_blocks: int, block_size: int, width: int) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        width: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
         self.block_size = block_size
-        self.layers = [torch.zeros(num_blocks * block_size, width) for _ in range(num_layers)]
+        self.num_blocks = num_blocks
+        shape = (num_blocks * block_size, width)
+        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
 
     def slots(self, block_table: Sequence[int], num_tokens: int) -> slice | torch.Tensor:
         """Rows that hold a request's first `num_tokens` tokens.

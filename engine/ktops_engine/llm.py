@@ -16,7 +16,6 @@ from ktops_engine.loader import LoadedModel, OnNote, OnProgress, load_model
 from ktops_engine.loop import EngineLoop, OnOutput
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.plan import Placement
-from ktops_engine.runner import Runner
 from ktops_engine.sampler import Sampler
 from ktops_engine.scheduler import Scheduler, SchedulerLimits
 from ktops_engine.stats import EngineStats
@@ -33,15 +32,13 @@ class LLM:
         placement, eos_token_ids = loaded.placement, loaded.config.eos_token_ids
         limits = SchedulerLimits(
             max_model_len=placement.ctx_size,
-            prefill_chunk=config.prefill_chunk,
+            prefill_chunk=placement.prefill_chunk,
             max_running=config.max_running,
             max_waiting=config.max_waiting,
         )
         blocks = BlockPool(placement.num_blocks, placement.block_size)
-        self._loop = EngineLoop(
-            Scheduler(blocks, limits, eos_token_ids),
-            Runner(loaded.model, loaded.new_cache(), Sampler(eos_token_ids), placement.num_threads),
-        )
+        self._runner = loaded.new_runner(Sampler(eos_token_ids))
+        self._loop = EngineLoop(Scheduler(blocks, limits, eos_token_ids), self._runner)
 
     @classmethod
     def load(
@@ -93,7 +90,7 @@ class LLM:
 
     def stats(self) -> EngineStats:
         """What the engine does now and has done since it started. Cheap; from any thread."""
-        return self._loop.stats(self._loaded.model.expert_traffic())
+        return self._loop.stats(self._runner.expert_traffic())
 
     @property
     def is_alive(self) -> bool:

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
+from ktops_engine.gpus import engine_machine
 from ktops_engine.kv_cache import LatentCache
-from ktops_engine.machine import detect_machine, engine_machine
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2 import Deepseek2Model, wanted_tensors
+from ktops_engine.models.random_rows import RandomRows
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo, find_current
-from ktops_engine.native.load import Native, load_native
+from ktops_engine.native.load import Native, Pool, load_native
 from ktops_engine.plan import Placement, facts_of_files, plan
+from ktops_engine.runner import CpuRunner, Runner
+from ktops_engine.sampler import Sampler
 from ktops_engine.source import open_source
 from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer, load_tokenizer
 from ktops_engine.types import LoadProgress
+
+if TYPE_CHECKING:
+    from ktops_engine.models.deepseek2_gpu import HybridModel
 
 OnProgress = Callable[[LoadProgress], None]
 OnNote = Callable[[str], None]
@@ -35,17 +44,29 @@ class LoadedModel:
     placement: Placement
     tokenizer: Tokenizer
     native: Native
-    model: Deepseek2Model
+    model: Deepseek2Model | HybridModel
     resources: ExitStack
 
     def new_cache(self) -> LatentCache:
-        """An empty latent cache of the size that the plan gives."""
+        """An empty latent cache of the size that the plan gives, where the model computes."""
+        config, placement = self.config, self.placement
         return LatentCache(
-            self.config.num_hidden_layers,
-            self.placement.num_blocks,
-            self.placement.block_size,
-            self.config.kv_lora_rank + self.config.qk_rope_head_dim,
+            config.num_hidden_layers,
+            placement.num_blocks,
+            placement.block_size,
+            config.kv_lora_rank + config.qk_rope_head_dim,
+            *self.model.cache_kind,
         )
+
+    def new_runner(self, sampler: Sampler) -> Runner:
+        """What runs batches through the model, over a cache of its own."""
+        if isinstance(self.model, Deepseek2Model):
+            return CpuRunner(self.model, self.new_cache(), sampler, self.placement.num_threads)
+        from ktops_engine.gpu_runner import GpuRunner
+
+        runner = GpuRunner(self.model, self.new_cache(), sampler)
+        runner.warm_up()
+        return runner
 
     def free(self) -> None:
         """End the threads and free the weights; the model cannot compute any more."""
@@ -59,8 +80,7 @@ def load_model(
     on_note = on_note or (lambda note: None)
     source = open_source(config)
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
-    facts = facts_of_files(gguf, model_config)
-    placement = plan(config, facts, engine_machine(detect_machine()))
+    placement = plan(config, facts_of_files(gguf, model_config), engine_machine())
     names, left_out = wanted_tensors(gguf, model_config)
     if left_out:
         said = text("{count} tensors for multi-token prediction are left out", count=len(left_out))
@@ -72,14 +92,45 @@ def load_model(
     with ExitStack() as resources:
         pool = native.create_pool(placement.cpus)
         resources.callback(pool.close)
-        weights = Weights(native, gguf, names)
-        resources.callback(weights.free)
-        load = weights.read if config.dummy is None else weights.fill
-        load(pool, on_progress or (lambda progress: None))
-        model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
+        total_bytes = sum(gguf.tensors[name].nbytes for name in names)
+        fill = _filler(config, pool, total_bytes, on_progress or (lambda progress: None))
+        if placement.is_hybrid:
+            from ktops_engine.models.hybrid import load_hybrid  # Triton and CUDA
+
+            model: Deepseek2Model | HybridModel = load_hybrid(
+                native, pool, gguf, names, model_config, placement, fill, resources,
+                torch.device("cuda", 0),
+            )  # fmt: skip
+        else:
+            weights = Weights(native, gguf, names)
+            resources.callback(weights.free)
+            fill(weights)
+            model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(
             gguf, model_config, placement, tokenizer, native, model, resources.pop_all()
         )
+
+
+def _filler(
+    config: EngineConfig, pool: Pool, total_bytes: int, on_progress: OnProgress
+) -> Callable[[Weights], None]:
+    """What gives weights their values, and tells how far along all of them are."""
+    is_read = config.dummy is None
+    random = RandomRows()
+    done = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        on_progress(LoadProgress("read" if is_read else "fill", done, total_bytes))
+
+    def fill(weights: Weights) -> None:
+        if is_read:
+            weights.read(pool, count)
+        else:
+            weights.fill(pool, random, count)
+
+    return fill
 
 
 def _current_library() -> BuildInfo:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Protocol
+
 import torch
 
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.layers.attention import SequenceInput
 from ktops_engine.models.deepseek2 import Deepseek2Model, StepInput
 from ktops_engine.sampler import Sampler
+from ktops_engine.stats import ExpertTraffic
 from ktops_engine.types import Batch, BatchItem, Sampled
 
 
-class Runner:
+class Runner(Protocol):
     """One step at a time, from one thread. Reads requests; never changes them."""
+
+    def run(self, batch: Batch) -> list[Sampled]:
+        """Compute a batch; one answer for each item that samples, in the batch's order."""
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Compute a batch -> the logits of all its tokens, [num_tokens, vocab_size] float32."""
+
+    def expert_traffic(self) -> ExpertTraffic:
+        """What has been read of the routed experts in RAM. From any thread."""
+
+
+class CpuRunner:
+    """Runs on the CPU alone."""
 
     def __init__(
         self, model: Deepseek2Model, cache: LatentCache, sampler: Sampler, num_threads: int
@@ -22,18 +39,27 @@ class Runner:
         self._sampler = sampler
         self._num_threads = num_threads
 
+    def expert_traffic(self) -> ExpertTraffic:
+        return self._model.expert_traffic()
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:
-        """Compute a batch; one answer for each item that samples, in the batch's order."""
         # torch's threads meet at barriers that take milliseconds when another process holds a core:
         # worth it for a prompt's matrices, ruinous for a decode's small ones.
         is_decode = batch.num_tokens == len(batch.items)
         torch.set_num_threads(1 if is_decode else self._num_threads)
         requests = [item.request for item in batch.items if item.samples]
-        logits = self._model.forward(self.step_input(batch), self._cache)
+        logits = self._model.forward(self._step_input(batch), self._cache)
         return self._sampler(logits, requests) if requests else []
 
-    def step_input(self, batch: Batch) -> StepInput:
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> torch.Tensor:
+        every_row = list(range(batch.num_tokens))
+        return self._model.forward(
+            replace(self._step_input(batch), sampled_rows=every_row), self._cache
+        )
+
+    def _step_input(self, batch: Batch) -> StepInput:
         """The tensors and cache rows of a batch."""
         token_ids: list[int] = []
         positions: list[int] = []
@@ -42,7 +68,7 @@ class Runner:
         for item in batch.items:
             end = item.start + item.num_tokens
             first_row = len(token_ids)
-            token_ids += _tokens(item)
+            token_ids += tokens_of(item)
             positions += range(item.start, end)
             context = self._cache.slots(item.request.block_table, end)
             sequences.append(
@@ -58,7 +84,8 @@ class Runner:
         return StepInput(token_ids, torch.tensor(positions), tuple(sequences), sampled_rows)
 
 
-def _tokens(item: BatchItem) -> list[int]:
+def tokens_of(item: BatchItem) -> list[int]:
+    """The tokens that a step computes of one request."""
     request, end = item.request, item.start + item.num_tokens
     num_prompt = len(request.prompt_token_ids)
     if item.start >= num_prompt:  # a decode: do not copy a long prompt for one token

@@ -23,7 +23,11 @@ def uniform(seed: int, position: int) -> float:
 
 
 class Sampler:
-    """Draws the next token of each request. Holds no state of any request."""
+    """Draws the next token of each request. Holds no state of any request.
+
+    Logits may lie on a GPU: what has the size of the vocabulary is computed there, and the few
+    candidates that are left come back.
+    """
 
     def __init__(self, eos_token_ids: Sequence[int]) -> None:
         self._eos_token_ids = tuple(eos_token_ids)
@@ -56,14 +60,14 @@ class Sampler:
             return logits
         logits = logits.clone()
         if params.repetition_penalty != 1:
-            seen = torch.tensor(sorted(set(request.token_ids)))
+            seen = torch.tensor(sorted(set(request.token_ids)), device=logits.device)
             values = logits[seen]
             factor = params.repetition_penalty
             logits[seen] = torch.where(values > 0, values / factor, values * factor)
         if penalised:
             counts = Counter(output)
-            ids = torch.tensor(list(counts))
-            times = torch.tensor(list(counts.values()), dtype=torch.float32)
+            ids = torch.tensor(list(counts), device=logits.device)
+            times = torch.tensor(list(counts.values()), device=logits.device, dtype=torch.float32)
             logits[ids] -= params.frequency_penalty * times + params.presence_penalty
         for token_id, bias in params.logit_bias.items():
             logits[token_id] += bias
@@ -74,15 +78,12 @@ class Sampler:
 
 def _draw(logits: torch.Tensor, params: SamplingParams, position: int) -> int:
     """Top-k, then top-p, then min-p, then one draw from what is left."""
-    log_total = logits.logsumexp(-1)
     size = min(params.top_k or logits.numel(), logits.numel())
     num_candidates = min(size, NUM_CANDIDATES)
-    values, ids = logits.topk(num_candidates)
-    probs = (values - log_total).exp()
+    probs, ids = _likeliest(logits, num_candidates)
     # Fewer candidates than the filters may keep: sort everything.
     if num_candidates < size and float(probs.sum()) < params.top_p:
-        values, ids = logits.topk(size)
-        probs = (values - log_total).exp()
+        probs, ids = _likeliest(logits, size)
     if params.top_k:
         probs = probs / probs.sum()
     before = probs.cumsum(-1) - probs
@@ -92,6 +93,12 @@ def _draw(logits: torch.Tensor, params: SamplingParams, position: int) -> int:
     target = uniform(params.seed or 0, position) * float(probs.sum())
     index = int(torch.searchsorted(probs.cumsum(-1), target, right=True))
     return int(ids[min(index, int(keep.nonzero()[-1]))])
+
+
+def _likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and ids of the likeliest tokens, the best first, on the CPU."""
+    values, ids = logits.topk(count)
+    return (values - logits.logsumexp(-1)).exp().cpu(), ids.cpu()
 
 
 def _logprobs(logits: torch.Tensor, token_id: int, count: int | None) -> TokenLogprobs | None:

@@ -8,7 +8,7 @@ reference alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from ktops_engine.demo import demo_path
 from ktops_engine.gguf import QuantType
 from ktops_engine.kv_cache import BlockPool
 from ktops_engine.loader import LoadedModel, load_model
-from ktops_engine.runner import Runner
 from ktops_engine.sampler import Sampler
 from ktops_engine.scheduler import Scheduler, SchedulerLimits
 from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
@@ -115,15 +114,12 @@ def case(
 
 def all_logits(loaded: LoadedModel, token_ids: list[int], spans: list[int]) -> torch.Tensor:
     """Logits of every position, computed in steps of the given sizes over one cache."""
-    cache = loaded.new_cache()
-    runner = Runner(loaded.model, cache, Sampler([]), num_threads=1)
+    runner = loaded.new_runner(Sampler([]))
     request = Request("r", token_ids, SamplingParams())
     request.block_table = list(range(loaded.placement.num_blocks))
     rows, start = [], 0
     for size in spans:
-        step = runner.step_input(Batch((BatchItem(request, start, size, samples=True),)))
-        with torch.inference_mode():
-            rows.append(loaded.model.forward(replace(step, sampled_rows=list(range(size))), cache))
+        rows.append(runner.logits(Batch((BatchItem(request, start, size, samples=True),))))
         start += size
     return torch.cat(rows)
 
@@ -133,7 +129,7 @@ def generate(loaded: LoadedModel, token_ids: list[int]) -> list[int]:
     placement = loaded.placement
     limits = SchedulerLimits(placement.ctx_size, prefill_chunk=16, max_running=1, max_waiting=1)
     scheduler = Scheduler(BlockPool(placement.num_blocks, placement.block_size), limits, [])
-    runner = Runner(loaded.model, loaded.new_cache(), Sampler([]), num_threads=1)
+    runner = loaded.new_runner(Sampler([]))
     request = Request("r", token_ids, SamplingParams(temperature=0, max_tokens=NUM_STEPS))
     scheduler.add(request)
     while batch := scheduler.next_batch():
@@ -168,8 +164,7 @@ def test_greedy_tokens_equal_those_of_transformers(case):
 def test_sequences_that_share_a_step_do_not_disturb_each_other(case):
     """Two requests in one batch, their cache blocks interleaved, against each alone."""
     sequences = [prompt + answer for prompt, answer in case.prompts[:2]]
-    cache = case.loaded.new_cache()
-    runner = Runner(case.loaded.model, cache, Sampler([]), num_threads=1)
+    runner = case.loaded.new_runner(Sampler([]))
     blocks = list(range(case.loaded.placement.num_blocks))
     requests = [
         Request(str(i), sequence, SamplingParams(), block_table=blocks[i::2])
@@ -177,8 +172,7 @@ def test_sequences_that_share_a_step_do_not_disturb_each_other(case):
     ]
     for start, size in ((0, 64), (64, 1)):
         batch = Batch(tuple(BatchItem(request, start, size, samples=True) for request in requests))
-        with torch.inference_mode():
-            together = case.loaded.model.forward(runner.step_input(batch), cache)
+        together = runner.logits(batch)[[size - 1, -1]]
     for row, sequence in zip(together, sequences, strict=True):
         alone = all_logits(case.loaded, sequence[:65], [64, 1])[-1]
         assert relative_l2(row, alone) <= BOUND

@@ -91,8 +91,8 @@ def test_every_tensor_arrives_from_the_page_cache_and_from_the_disk(native, pool
     weights.read(pool, told.append)
     for name, values in expected.items():
         np.testing.assert_array_equal(weights.float32(name).numpy(), values, err_msg=name)
-    assert [progress.done_bytes for progress in told] == sorted({p.done_bytes for p in told})
-    assert told[-1].done_bytes == told[-1].total_bytes == gguf.total_bytes
+    assert min(told) > 0
+    assert sum(told) == gguf.total_bytes
 
 
 def test_reading_from_the_disk_leaves_the_page_cache_alone(native, pool, tmp_path):
@@ -101,7 +101,7 @@ def test_reading_from_the_disk_leaves_the_page_cache_alone(native, pool, tmp_pat
     path.write_bytes(bytes(size))
     if not evict(path):
         pytest.skip("this file system keeps its files in memory")
-    Weights(native, gguf, gguf.tensors).read(pool, lambda progress: None)
+    Weights(native, gguf, gguf.tensors).read(pool, lambda num_bytes: None)
     with ShardFile(path) as shard:
         pages = [shard.is_cached(at, 1) for at in range(0, size, PAGE_BYTES)]
     assert not any(pages)
@@ -112,7 +112,7 @@ def test_a_file_system_without_direct_reads_is_read_all_the_same(native, pool, m
     monkeypatch.setattr("ktops_engine.models.shard_file._open_direct", lambda path: None)
     monkeypatch.setattr(ShardFile, "is_cached", lambda self, offset, num_bytes: False)
     weights = Weights(native, gguf, gguf.tensors)
-    weights.read(pool, lambda progress: None)
+    weights.read(pool, lambda num_bytes: None)
     for name, values in expected.items():
         np.testing.assert_array_equal(weights.float32(name).numpy(), values, err_msg=name)
 
@@ -123,7 +123,7 @@ def test_a_file_that_became_shorter_is_named(native, pool, model, monkeypatch, c
     monkeypatch.setattr(ShardFile, "is_cached", lambda self, offset, num_bytes: cached)
     os.truncate(gguf.paths[0], 5000)
     with pytest.raises(KtopsError) as raised:
-        Weights(native, gguf, gguf.tensors).read(pool, lambda progress: None)
+        Weights(native, gguf, gguf.tensors).read(pool, lambda num_bytes: None)
     assert raised.value.code == "gguf-truncated"
 
 
@@ -131,7 +131,7 @@ def test_a_file_that_went_away_is_named(native, pool, model):
     gguf, _ = model
     gguf.paths[0].unlink()
     with pytest.raises(KtopsError) as raised:
-        Weights(native, gguf, gguf.tensors).read(pool, lambda progress: None)
+        Weights(native, gguf, gguf.tensors).read(pool, lambda num_bytes: None)
     assert raised.value.code == "gguf-unreadable"
 
 
@@ -146,8 +146,11 @@ def test_a_load_that_is_stopped_halfway_gives_its_memory_and_its_threads_back(
     os.truncate(path, size)  # 2 GiB of nothing
     before, files = resident_bytes(), open_files()
 
-    def stop(progress) -> None:
-        if progress.done_bytes > 512 * MIB:
+    read = []
+
+    def stop(num_bytes) -> None:
+        read.append(num_bytes)
+        if sum(read) > 512 * MIB:
             if way == "error":
                 raise KtopsError("stopped", "stopped")
             os.kill(os.getpid(), signal.SIGINT)

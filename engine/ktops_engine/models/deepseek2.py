@@ -62,6 +62,8 @@ class DecoderLayer:
 class Deepseek2Model:
     """Embedding, decoder layers, norm and head, on the CPU."""
 
+    cache_kind = (torch.float32, torch.device("cpu"))
+
     def __init__(
         self, weights: Weights, config: ModelConfig, pool: Pool, max_positions: int
     ) -> None:

@@ -18,7 +18,6 @@ from ktops_engine.models.reading import read_pieces
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool
 from ktops_engine.native.structs import Layout
 from ktops_engine.text import text
-from ktops_engine.types import LoadProgress
 
 ALIGNMENT = 64  # a cache line, and the widest vector
 
@@ -39,40 +38,24 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._offsets
 
-    def read(self, pool: Pool, on_progress: Callable[[LoadProgress], None]) -> None:
-        """Fill the buffer from the shards with the threads of `pool`.
+    def read(self, pool: Pool, on_bytes: Callable[[int], None]) -> None:
+        """Fill the buffer from the shards with the threads of `pool`; `on_bytes` is told the size
+        of each piece.
 
         Raises KtopsError when a file cannot be read to its end.
         """
-        counted = self._counted("read", on_progress)
-        read_pieces(self._gguf, self._pieces(), self._native, pool, counted)
+        read_pieces(self._gguf, self._pieces(), self._native, pool, on_bytes)
 
-    def fill(self, pool: Pool, on_progress: Callable[[LoadProgress], None]) -> None:
+    def fill(self, pool: Pool, random: RandomRows, on_bytes: Callable[[int], None]) -> None:
         """Fill the buffer with random weights of the same types and about the size of trained ones;
         no file is read."""
-        counted = self._counted("fill", on_progress)
-        random = RandomRows()
         for piece in self._pieces():
             random.fill(pool, piece)
-            counted(piece.num_bytes)
+            on_bytes(piece.num_bytes)
 
     def _pieces(self) -> Iterator[Piece]:
         for name in self._offsets:
             yield from cut(self._gguf.tensors[name], self.matrix(name))
-
-    def _counted(
-        self, stage: str, on_progress: Callable[[LoadProgress], None]
-    ) -> Callable[[int], None]:
-        """A function that adds bytes up and tells how many of all there are."""
-        total = sum(self._gguf.tensors[name].nbytes for name in self._offsets)
-        done = 0
-
-        def add(num_bytes: int) -> None:
-            nonlocal done
-            done += num_bytes
-            on_progress(LoadProgress(stage, done, total))
-
-        return add
 
     def matrix(self, name: str) -> Matrix:
         """[cols], [rows, cols] or [experts, rows, cols], in the file's type."""
@@ -87,27 +70,40 @@ class Weights:
             layout=Layout.PANEL16 if info.type.block_size > 1 else Layout.GGUF,
         )
 
+    def data(self, name: str) -> memoryview:
+        """The bytes of a tensor, in the layout of its matrix."""
+        start = self._offsets[name]
+        return self._buffer.view[start : start + self._info(name).nbytes]
+
     def float32(self, name: str) -> torch.Tensor:
         """A tensor in float32: a view of the buffer where the file has F32, else dequantised."""
         info = self._info(name)
-        start = self._offsets[name]
         if info.type is QuantType.F32:
-            data = self._buffer.view[start : start + info.nbytes]
-            return torch.frombuffer(data, dtype=torch.float32).view(info.shape)
+            return torch.frombuffer(self.data(name), dtype=torch.float32).view(info.shape)
         out = torch.empty(info.shape)
         matrix = self.matrix(name)
         num_rows = matrix.num_experts * matrix.rows
         self._native.dequantize_rows(matrix, 0, num_rows, out.data_ptr())
         return out
 
-    def float32_rows(self, name: str, rows: list[int]) -> torch.Tensor:
-        """Some rows of a matrix, dequantised: [len(rows), cols] float32."""
+    def float32_rows(
+        self, name: str, rows: list[int], out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Some rows of a matrix, dequantised: [len(rows), cols] float32, in `out` if given."""
         matrix = self.matrix(name)
-        out = torch.empty(len(rows), matrix.cols)
+        if out is None:
+            out = torch.empty(len(rows), matrix.cols)
+        elif out.shape != (len(rows), matrix.cols) or not out.is_contiguous():
+            raise ValueError(f"rows [{len(rows)}, {matrix.cols}] for {tuple(out.shape)}")
         out_ptr, out_bytes = out.data_ptr(), matrix.cols * out.element_size()
         for i, row in enumerate(rows):
             self._native.dequantize_rows(matrix, row, 1, out_ptr + i * out_bytes)
         return out
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Address and bytes of the memory that holds all tensors."""
+        return self._buffer.address, self._buffer.num_bytes
 
     def free(self) -> None:
         self._buffer.free()

@@ -1,0 +1,136 @@
+"""The engine on this machine's GPU and CPU: random weights at a model's true shapes, one request.
+
+    python benchmarks/hybrid_speed.py --model r1-q4km --num-hidden-layers 11
+
+Prints decode and prompt tokens a second, beside what the memory alone would allow a decode, the
+prediction of the plan, and the memory that the process takes. Runs the engine as the server does,
+but without HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+
+def timed(llm, prompt: list[int], num_tokens: int) -> tuple[float, list[float]]:
+    """Seconds to the first token, and those from each to the next."""
+    from ktops_engine import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+    times = [time.perf_counter()]
+    for output in llm.generate(prompt, params):
+        if output.error:
+            raise SystemExit(output.error)
+        times.append(time.perf_counter())
+    gaps = [after - before for before, after in pairwise(times)]
+    return gaps[0], gaps[1:]
+
+
+def vram_bytes() -> int:
+    """GPU memory in use, all processes; 0 without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="r1-q4km")
+    parser.add_argument("--num-hidden-layers", type=int)
+    parser.add_argument("--prompts", type=int, nargs="*", default=[512, 4096])
+    parser.add_argument("--decode", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--cpu-infer", type=int)
+    parser.add_argument("--ctx-size", type=int, default=8192)
+    parser.add_argument("--gpu-memory-gib", type=float)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+
+    from ktops.hub.catalogue import find_entry
+    from ktops.planning.machines.live import this_machine
+    from ktops.planning.model_facts import described_facts
+    from ktops_engine import LLM, EngineConfig
+    from ktops_engine.config import DummyWeights
+    from ktops_engine.demo import demo_path
+    from ktops_engine.plan import facts_of_files, predict
+    from ktops_engine.source import open_source
+
+    machine = this_machine()
+    dummy = DummyWeights(described_facts(find_entry(args.model)).config, args.num_hidden_layers)
+    config = EngineConfig(
+        demo_path(),
+        ctx_size=args.ctx_size,
+        cpu_infer=args.cpu_infer,
+        dummy=dummy,
+        gpu_memory_bytes=args.gpu_memory_gib and int(args.gpu_memory_gib * (1 << 30)),
+    )
+    vram_before = vram_bytes()
+    started = time.perf_counter()
+    llm = LLM.load(config, on_note=print)
+    source = open_source(config)
+    facts = facts_of_files(source.gguf, source.config)
+    placement = llm.placement
+    found: dict[str, object] = {
+        "cpu": machine.name,
+        "threads": placement.num_threads,
+        "read_gb_s": machine.read_bandwidth and machine.read_bandwidth / 1e9,
+        "load_s": time.perf_counter() - started,
+        "layers": source.config.num_hidden_layers,
+        "gpu_layers": placement.gpu_layers,
+        "planned_vram_gib": placement.vram_bytes / (1 << 30),
+        "prefill_chunk": placement.prefill_chunk,
+    }
+    print(found, flush=True)
+    draw = random.Random(0)
+    vocabulary = range(3, min(source.config.vocab_size, llm.tokenizer.vocab_size))
+
+    def prompt(count: int) -> list[int]:
+        return draw.choices(vocabulary, k=count)
+
+    timed(llm, prompt(16), 8)
+    before = llm.stats().experts
+    bytes_before, seconds_before = before.num_bytes, before.seconds
+    gaps = [gap for _ in range(args.repeat) for gap in timed(llm, prompt(8), args.decode)[1]]
+    after = llm.stats().experts
+    found["decode_tok_s"] = 1 / statistics.median(gaps)
+    found["decode_ms_p10_p90"] = [
+        1e3 * sorted(gaps)[int(len(gaps) * share)] for share in (0.1, 0.9)
+    ]
+    seconds = after.seconds - seconds_before
+    found["expert_gb_s"] = (after.num_bytes - bytes_before) / 1e9 / max(seconds, 1e-9)
+    if machine.read_bandwidth:
+        experts = source.config.num_experts_per_tok / source.config.n_routed_experts
+        limit = facts.bytes.routed_experts * experts / machine.read_bandwidth
+        found["decode_memory_limit_tok_s"] = 1 / limit
+    known = replace(machine, gpus=machine.gpus[:1] if placement.gpus else ())
+    prediction = predict(placement, facts, known)
+    found["predicted_decode"] = getattr(prediction, "decode_tokens_per_s", None)
+    found["predicted_prefill"] = getattr(prediction, "prefill_tokens_per_s", None)
+    for count in args.prompts:
+        timed(llm, prompt(count), 1)
+        rates = [count / timed(llm, prompt(count), 1)[0] for _ in range(args.repeat)]
+        found[f"prompt_{count}_tok_s"] = [round(rate, 1) for rate in rates]
+        print(f"prompt of {count}: {found[f'prompt_{count}_tok_s']} tok/s", flush=True)
+    found["rss_gib"] = psutil.Process().memory_info().rss / (1 << 30)
+    found["vram_gib"] = (vram_bytes() - vram_before) / (1 << 30)
+    for name, value in found.items():
+        print(f"{name:28} {value}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(found, indent=1))
+    llm.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""One token for each of some sequences, captured as a CUDA graph and replayed."""
+
+from __future__ import annotations
+
+import torch
+
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.step_tensors import StepTensors
+
+
+class DecodeGraph:
+    """The whole model but the CPU's experts, launched at once; the CPU answers while it runs."""
+
+    def __init__(self, model: HybridModel, cache: LatentCache, num_sequences: int) -> None:
+        self._model = model
+        self._stream = torch.cuda.current_stream(model.device)
+        self.tensors = StepTensors(model, cache, num_sequences, num_sequences)
+        step = self.tensors.step((1,) * num_sequences, (0,) * num_sequences)
+        # Once layer by layer: Triton compiles and torch's libraries take their work memory, neither
+        # of which may happen while a graph is captured.
+        model.decode(step, cache, is_captured=False)
+        torch.cuda.synchronize(model.device)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = model.decode(step, cache, is_captured=True)
+
+    def replay(self) -> torch.Tensor:
+        """Compute what `tensors` hold -> logits [sequences, vocab_size] float32, valid until the
+        next replay.
+
+        Raises KtopsError "handoff-failed" when the CPU did not answer in time, after which the next
+        replay works again.
+        """
+        self._graph.replay()
+        self._model.handoff.serve(self._model.num_expert_layers)
+        self._stream.synchronize()
+        self._model.handoff.check()
+        return self._logits

@@ -1,0 +1,103 @@
+"""Runs batches on a GPU and the CPU: decodes replay a graph, prompts run layer by layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from ktops_engine.decode_graph import DecodeGraph
+from ktops_engine.errors import KtopsError
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.sampler import Sampler
+from ktops_engine.stats import ExpertTraffic
+from ktops_engine.step_tensors import StepTensors
+from ktops_engine.types import Batch, Sampled
+
+logger = logging.getLogger(__name__)
+
+MAX_GRAPH_SEQUENCES = 16  # that decode in one replay; more run layer by layer
+WARM_UP_TOKENS = 32
+
+
+class GpuRunner:
+    """Everything but the routed experts on the GPU; those by the CPU, or streamed to the GPU."""
+
+    def __init__(self, model: HybridModel, cache: LatentCache, sampler: Sampler) -> None:
+        self._model = model
+        self._cache = cache
+        self._sampler = sampler
+        self._graphs: dict[int, DecodeGraph] = {}
+        # The CPU's part runs on the pool's threads; torch's own would only be in their way.
+        torch.set_num_threads(1)
+
+    def expert_traffic(self) -> ExpertTraffic:
+        return self._model.expert_traffic()
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile the kernels and capture the graph of one sequence, so that the first request need
+        not wait for it. Writes to the cache: nothing may run yet."""
+        prompt = StepTensors(self._model, self._cache, WARM_UP_TOKENS, 1)
+        self._model.forward(prompt.step((WARM_UP_TOKENS,), (0,)), self._cache, [0])
+        self._graph(1)
+        torch.cuda.synchronize(self._model.device)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> list[Sampled]:
+        requests = [item.request for item in batch.items if item.samples]
+        try:
+            logits = self._replay(batch) if self._has_graph(batch) else self._eager(batch)
+        except KtopsError as error:
+            # This step is lost, and with it its requests; the next one begins anew.
+            logger.error("%s", error.message)
+            self._model.handoff.reset()
+            return [Sampled(None, error=error.message) for _ in requests]
+        return self._sampler(logits, requests) if requests else []
+
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> torch.Tensor:
+        return self._eager(batch, range(batch.num_tokens)).cpu()
+
+    def _has_graph(self, batch: Batch) -> bool:
+        return self._model.device.type == "cuda" and _is_decode(batch)
+
+    def _replay(self, batch: Batch) -> torch.Tensor:
+        graph = self._graph(len(batch.items))
+        graph.tensors.fill(batch)
+        return graph.replay()
+
+    def _graph(self, num_sequences: int) -> DecodeGraph:
+        if num_sequences not in self._graphs:
+            self._graphs[num_sequences] = DecodeGraph(self._model, self._cache, num_sequences)
+        return self._graphs[num_sequences]
+
+    def _eager(self, batch: Batch, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits of some rows of a batch; of those that are to be sampled, unless told."""
+        tensors = StepTensors(self._model, self._cache, batch.num_tokens, len(batch.items))
+        tensors.fill(batch)
+        step = tensors.step(
+            tuple(item.num_tokens for item in batch.items),
+            tuple(item.start for item in batch.items),
+        )
+        if _is_decode(batch):
+            logits = self._model.decode(step, self._cache, is_captured=False)
+            self._model.handoff.check()
+            return logits
+        return self._model.forward(step, self._cache, _last_rows(batch) if rows is None else rows)
+
+
+def _is_decode(batch: Batch) -> bool:
+    return batch.num_tokens == len(batch.items) <= MAX_GRAPH_SEQUENCES
+
+
+def _last_rows(batch: Batch) -> list[int]:
+    """The rows of the tokens after which a next one is drawn."""
+    rows, end = [], 0
+    for item in batch.items:
+        end += item.num_tokens
+        if item.samples:
+            rows.append(end - 1)
+    return rows

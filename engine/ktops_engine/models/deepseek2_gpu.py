@@ -1,0 +1,186 @@
+"""DeepSeek-V2, V3 and R1 on a GPU, their routed experts in RAM.
+
+The residual stream is float32, what passes between layers bfloat16. A decode of some sequences can
+be captured as a graph, because nothing in it depends on the host: positions, lengths and blocks are
+read from tensors, and the routed experts are asked for by a flag that the CPU watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ktops_engine.kernels.norm import rms_norm
+from ktops_engine.kernels.router import route, route_logits
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.layers.gpu_attention import GpuMlaAttention
+from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
+from ktops_engine.layers.rotary import Rotary
+from ktops_engine.model_config import ModelConfig
+from ktops_engine.models.weights import Weights
+from ktops_engine.moe.handoff import Handoff
+from ktops_engine.moe.streamed_experts import StreamedExperts
+from ktops_engine.stats import ExpertTraffic
+
+
+@dataclass(frozen=True)
+class GpuStep:
+    """What one forward pass reads, on the device unless said.
+
+    x: embeddings [tokens, hidden_size] float32, overwritten; positions, slots: [tokens] int32, the
+    place of each token in its sequence and its row of the cache; lengths: [sequences] int32, tokens
+    of each sequence with those of this step; block_tables: [sequences, max_blocks] int32.
+    On the host: `num_tokens` of each sequence in this step, and the position it `starts` from.
+    """
+
+    x: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    lengths: torch.Tensor
+    block_tables: torch.Tensor
+    num_tokens: tuple[int, ...]
+    starts: tuple[int, ...]
+
+
+class GpuFeedForward:
+    """A dense layer's or the shared experts' feed-forward."""
+
+    def __init__(self, gate_up: GpuGateUp, down: GpuLinear) -> None:
+        self._gate_up = gate_up
+        self._down = down
+
+    def add_to(self, x: torch.Tensor, h: torch.Tensor) -> None:
+        """x += down(silu(gate(h)) * up(h)); x: [tokens, hidden] float32, h: the same in bf16."""
+        self._down(self._gate_up(h), add_to=x)
+
+
+class DenseLayer:
+    """The feed-forward of a layer without experts."""
+
+    def __init__(self, feed_forward: GpuFeedForward) -> None:
+        self._feed_forward = feed_forward
+
+    def prefill(self, x: torch.Tensor, h: torch.Tensor) -> None:
+        self._feed_forward.add_to(x, h)
+
+    def decode(self, x: torch.Tensor, h: torch.Tensor, *, is_captured: bool) -> None:
+        del is_captured
+        self._feed_forward.add_to(x, h)
+
+
+class ExpertLayer:
+    """Routed experts beside the shared ones (V2 report, section 2.2)."""
+
+    def __init__(
+        self,
+        index: int,
+        router: tuple[torch.Tensor, torch.Tensor | None],
+        shared: GpuFeedForward | None,
+        streamed: StreamedExperts,
+        handoff: Handoff,
+        config: ModelConfig,
+    ) -> None:
+        self._index = index
+        self._weight, self._bias = router
+        self._shared = shared
+        self._streamed = streamed
+        self._handoff = handoff
+        self._config = config
+
+    def prefill(self, x: torch.Tensor, h: torch.Tensor) -> None:
+        routed = self._streamed(h, *self._route(h))
+        self._add_shared(x, h)
+        x += routed
+
+    def decode(self, x: torch.Tensor, h: torch.Tensor, *, is_captured: bool) -> None:
+        self._handoff.post(self._index, h, *self._route(h))
+        self._add_shared(x, h)  # while the CPU computes
+        if not is_captured:
+            self._handoff.serve(1)
+        self._handoff.take(x)
+
+    def _add_shared(self, x: torch.Tensor, h: torch.Tensor) -> None:
+        if self._shared is not None:
+            self._shared.add_to(x, h)
+
+    def _route(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return route(route_logits(h, self._weight), self._bias, self._config)
+
+
+@dataclass(frozen=True)
+class GpuLayer:
+    attention_norm: torch.Tensor
+    attention: GpuMlaAttention
+    feed_forward_norm: torch.Tensor
+    feed_forward: DenseLayer | ExpertLayer
+
+
+class HybridModel:
+    """Embedding in RAM, decoder layers, norm and head on the GPU, routed experts wherever."""
+
+    def __init__(
+        self,
+        in_ram: Weights,
+        layers: Sequence[GpuLayer],
+        norm: torch.Tensor,
+        head: GpuLinear,
+        handoff: Handoff,
+        config: ModelConfig,
+        max_positions: int,
+        device: torch.device,
+    ) -> None:
+        self._in_ram = in_ram
+        self._layers = layers
+        self._norm = norm
+        self._head = head
+        self._eps = config.rms_norm_eps
+        self._rotations = Rotary(config, max_positions).cos_sin.to(device)
+        self._expert_layers = [
+            layer.feed_forward for layer in layers if isinstance(layer.feed_forward, ExpertLayer)
+        ]
+        self.handoff = handoff
+        self.hidden_size = config.hidden_size
+        self.device = device
+        self.cache_kind = (torch.bfloat16, device)
+
+    @property
+    def num_expert_layers(self) -> int:
+        return len(self._expert_layers)
+
+    def expert_traffic(self) -> ExpertTraffic:
+        """What has been read of the routed experts in RAM."""
+        return self.handoff.traffic
+
+    def embed(self, token_ids: list[int], out: torch.Tensor) -> None:
+        """Rows of the embedding to `out`: [tokens, hidden_size] float32, cpu."""
+        self._in_ram.float32_rows("token_embd.weight", token_ids, out)
+
+    def decode(self, step: GpuStep, cache: LatentCache, *, is_captured: bool) -> torch.Tensor:
+        """One token for each sequence -> logits [sequences, vocab_size] float32.
+
+        While it `is_captured`, nobody answers for the CPU: who replays the graph does that.
+        """
+        x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
+        for layer, rows in zip(self._layers, cache.layers, strict=True):
+            layer.attention.decode(
+                rms_norm(x, layer.attention_norm, self._eps),
+                x, cos_sin, rows, slots, step.block_tables, step.lengths,
+            )  # fmt: skip
+            h = rms_norm(x, layer.feed_forward_norm, self._eps)
+            layer.feed_forward.decode(x, h, is_captured=is_captured)
+        return self._logits(x)
+
+    def forward(self, step: GpuStep, cache: LatentCache, rows: Sequence[int]) -> torch.Tensor:
+        """Any number of tokens for each sequence -> logits [len(rows), vocab_size] float32."""
+        x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
+        for layer, cached in zip(self._layers, cache.layers, strict=True):
+            layer.attention.prefill(
+                rms_norm(x, layer.attention_norm, self._eps), x, cos_sin, cached, slots, step
+            )
+            layer.feed_forward.prefill(x, rms_norm(x, layer.feed_forward_norm, self._eps))
+        return self._logits(x[list(rows)])
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self._head(rms_norm(x, self._norm, self._eps), out_dtype=torch.float32)

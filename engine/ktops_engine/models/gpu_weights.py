@@ -1,0 +1,86 @@
+"""A model's weights in GPU memory: read block by block through RAM, packed as the kernels want."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+
+import torch
+
+from ktops_engine.gguf import GgufModel, QuantType
+from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.models.pieces import PANEL_ROWS
+from ktops_engine.models.weights import Weights
+from ktops_engine.native.load import Native
+
+# Small, and used as numbers rather than as matrices: kept exact.
+_FLOAT32_SUFFIXES = ("norm.weight", "ffn_gate_inp.weight", ".bias")
+
+
+class GpuWeights:
+    """Tensors by name: float32 norms, routers and biases, and matrices.
+
+    Quantised matrices keep the bytes of the file, packed; those of another type, or whose rows do
+    not fill panels, become bfloat16.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._float32: dict[str, torch.Tensor] = {}
+        self._matrices: dict[str, GpuMatrix] = {}
+
+    def load(
+        self, native: Native, gguf: GgufModel, names: Iterable[str], fill: Callable[[Weights], None]
+    ) -> None:
+        """Take the tensors of one layer after the other through RAM; `fill` gives them their
+        values there.
+
+        Raises KtopsError as `fill`, and torch.OutOfMemoryError.
+        """
+        for group in _by_layer(names):
+            staged = Weights(native, gguf, group)
+            try:
+                fill(staged)
+                for name in group:
+                    self._take(staged, gguf, name)
+            finally:
+                staged.free()
+
+    def _take(self, staged: Weights, gguf: GgufModel, name: str) -> None:
+        info = gguf.tensors[name]
+        if name.endswith(_FLOAT32_SUFFIXES):
+            self._float32[name] = staged.float32(name).to(self._device, copy=True)
+            return
+        *experts, rows, cols = info.shape
+        if info.type.block_size > 1 and rows % PANEL_ROWS == 0:
+            data = torch.frombuffer(staged.data(name), dtype=torch.uint8).to(
+                self._device, copy=True
+            )
+            type = info.type
+        else:
+            data = staged.float32(name).to(self._device, torch.bfloat16, copy=True)
+            type = QuantType.BF16
+        self._matrices[name] = GpuMatrix(data, type, rows, cols, math.prod(experts))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._matrices or name in self._float32
+
+    def matrix(self, name: str) -> GpuMatrix:
+        """A matrix that was loaded."""
+        return self._matrices[name]
+
+    def float32(self, name: str) -> torch.Tensor:
+        """A norm, router or bias that was loaded, in its shape."""
+        return self._float32[name]
+
+
+def _by_layer(names: Iterable[str]) -> Iterator[list[str]]:
+    """Names in groups that belong to one layer, those outside layers each alone."""
+
+    def layer(name: str) -> str:
+        kind, _, rest = name.partition(".")
+        return rest.partition(".")[0] if kind == "blk" else name
+
+    for _, group in groupby(sorted(names, key=layer), key=layer):
+        yield list(group)

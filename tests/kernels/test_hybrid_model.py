@@ -1,0 +1,129 @@
+"""The model on GPU and CPU against transformers in float32, and against itself in other steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hybrid_models import hybrid_model, new_runner
+from tiny_gguf import Q4_K_M, V2, V2_LITE, V3, write_tiny_gguf
+from transformers_oracle import Oracle
+
+from ktops_engine.config import EngineConfig
+from ktops_engine.gguf import QuantType
+from ktops_engine.gpu_runner import GpuRunner
+from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
+
+# Relative L2 of a position's logits, in bfloat16. A random router decides some choices by less than
+# that: a position with another expert is far off, so the one in the middle counts.
+BOUND = 2e-2
+MODELS = {
+    "v3, old up-projection": (V3, {"kv_form": "old"}),
+    "v2-lite": (V2_LITE, {"tied": True}),
+    "v3": (V3, {}),
+    "v2": (V2, {}),
+}
+INTERPRETED = list(MODELS)[:2]  # both forms of files and of routers
+# Interpreted, unpacking takes minutes: its kernels have tests of their own.
+PLAIN = {
+    "": QuantType.BF16,
+    "ffn_gate_exps": QuantType.Q4_K,
+    "ffn_up_exps": QuantType.Q4_K,
+    "ffn_down_exps": QuantType.Q6_K,
+}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def case(request, tmp_path_factory, native_build, device):
+    if device == "cpu" and request.param not in INTERPRETED:
+        pytest.skip("takes minutes without a GPU")
+    shape, options = MODELS[request.param]
+    types = Q4_K_M if device == "cuda" else PLAIN
+    tiny = write_tiny_gguf(tmp_path_factory.mktemp("model"), shape, types=types, **options)
+    with hybrid_model(EngineConfig(tiny.path, tiny.config_folder), native_build, device) as made:
+        model, config, gguf = made
+        yield model, config, Oracle(gguf, config)
+
+
+def prompt(config, length: int, seed: int = 0) -> list[int]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(3, config.vocab_size - 20, size=length).tolist()
+
+
+def logits(runner: GpuRunner, token_ids: list[int], spans: list[int]) -> torch.Tensor:
+    """Logits of every position, computed in steps of the given sizes."""
+    request = Request("r", token_ids, SamplingParams(), block_table=[3, 1, 5])
+    rows, start = [], 0
+    for size in spans:
+        rows.append(runner.logits(Batch((BatchItem(request, start, size, samples=True),))))
+        start += size
+    return torch.cat(rows)
+
+
+def middle_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    errors = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    return float(errors.median())
+
+
+def test_logits_equal_those_of_transformers(case):
+    model, config, oracle = case
+    token_ids = prompt(config, 40)
+    ours = logits(new_runner(model, config), token_ids, [len(token_ids)])
+    assert middle_error(ours, oracle.logits(token_ids)) <= BOUND
+
+
+def test_a_prompt_in_chunks_and_single_tokens_gives_the_same(case):
+    model, config, oracle = case
+    token_ids = prompt(config, 67, seed=1)
+    ours = logits(new_runner(model, config), token_ids, [40, 24, 2, 1])
+    theirs = oracle.logits(token_ids)
+    assert middle_error(ours, theirs) <= BOUND
+    # The last ones may be among those that another expert makes different.
+    assert middle_error(ours[40:64], theirs[40:64]) <= BOUND
+
+
+def test_sequences_that_share_a_step_give_what_each_gives_alone(case):
+    model, config, _ = case
+    sequences = [prompt(config, 20, seed=2), prompt(config, 33, seed=3)]
+    tables = ([3], [6])
+
+    def step(runner, spans):
+        items = []
+        for sequence, table, (start, size) in zip(sequences, tables, spans, strict=True):
+            if size:
+                request = Request(str(table), sequence, SamplingParams(), block_table=table)
+                items.append(BatchItem(request, start, size, samples=True))
+        return runner.logits(Batch(tuple(items)))
+
+    # Both prompts, then a token of one beside a piece of the other.
+    together, alone = new_runner(model, config), new_runner(model, config)
+    step(together, ((0, 18), (0, 20)))
+    mixed = step(together, ((18, 1), (20, 12)))
+    for spans in (((0, 18), (0, 0)), ((0, 0), (0, 20))):
+        step(alone, spans)
+    apart = torch.cat((step(alone, ((18, 1), (0, 0))), step(alone, ((0, 0), (20, 12)))))
+    assert middle_error(mixed, apart) <= BOUND
+
+
+@pytest.mark.gpu
+def test_a_replayed_graph_gives_the_tokens_of_separate_steps(case):
+    model, config, _ = case
+    token_ids = prompt(config, 30, seed=4)
+
+    def generate(stepwise: bool) -> list[int]:
+        runner = new_runner(model, config)
+        params = SamplingParams(temperature=0)
+        request = Request("r", list(token_ids), params, block_table=[2, 6])
+        runner.run(Batch((BatchItem(request, 0, 30, samples=True),)))
+        tokens = [5]
+        for position in range(30, 46):
+            request.output_token_ids = list(tokens)
+            batch = Batch((BatchItem(request, position, 1, samples=True),))
+            if stepwise:
+                tokens.append(int(runner.logits(batch).argmax()))
+            else:
+                (sampled,) = runner.run(batch)
+                tokens.append(sampled.token_id)
+        return tokens
+
+    assert generate(stepwise=False) == generate(stepwise=True)

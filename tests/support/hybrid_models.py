@@ -1,0 +1,58 @@
+"""The hybrid model on any device: compiled on a GPU, interpreted on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from ktops_engine.config import EngineConfig
+from ktops_engine.gguf import GgufModel
+from ktops_engine.gpu_runner import GpuRunner
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.machine import detect_machine
+from ktops_engine.model_config import ModelConfig
+from ktops_engine.models.deepseek2 import wanted_tensors
+from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.models.hybrid import load_hybrid
+from ktops_engine.models.weights import Weights
+from ktops_engine.native.build import BuildInfo
+from ktops_engine.native.load import load_native
+from ktops_engine.plan import facts_of_files, plan
+from ktops_engine.sampler import Sampler
+from ktops_engine.source import open_source
+
+
+@contextmanager
+def hybrid_model(
+    config: EngineConfig, info: BuildInfo, device: str
+) -> Iterator[tuple[HybridModel, ModelConfig, GgufModel]]:
+    """A model with all that every token uses on `device`."""
+    source = open_source(config)
+    gguf, model_config = source.gguf, source.config
+    placement = plan(config, facts_of_files(gguf, model_config), detect_machine())
+    native = load_native(info)
+    names, _ = wanted_tensors(gguf, model_config)
+    with ExitStack() as resources:
+        pool = resources.enter_context(native.create_pool(sorted(os.sched_getaffinity(0))[:2]))
+
+        def fill(weights: Weights) -> None:
+            weights.read(pool, lambda num_bytes: None)
+
+        yield (
+            load_hybrid(
+                native, pool, gguf, names, model_config, placement, fill, resources,
+                torch.device(device),
+            ),
+            model_config,
+            gguf,
+        )  # fmt: skip
+
+
+def new_runner(model: HybridModel, config: ModelConfig, num_blocks: int = 8) -> GpuRunner:
+    """A runner over an empty cache."""
+    width = config.kv_lora_rank + config.qk_rope_head_dim
+    cache = LatentCache(config.num_hidden_layers, num_blocks, 64, width, *model.cache_kind)
+    return GpuRunner(model, cache, Sampler([]))
