@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ktops.launch.dummy import LoadFormat
+
 
 def _number_or_word(raw: str) -> int | str:
     """Numbers as such, so that messages show them plainly; the settings judge the rest."""
@@ -22,6 +24,23 @@ CpuInfer = Annotated[
         parser=_number_or_word,
         metavar="N|auto",
         help="CPU threads for the experts; auto, the default: what is fastest here.",
+        show_default=False,
+    ),
+]
+GpuMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE|all",
+        help="VRAM to use on each GPU; default: as little as serves the model.",
+        show_default=False,
+    ),
+]
+GpuExperts = Annotated[
+    str | None,
+    typer.Option(
+        parser=_number_or_word,
+        metavar="N|auto",
+        help="Routed experts in VRAM, at most; auto, the default: as planned.",
         show_default=False,
     ),
 ]
@@ -41,3 +60,8 @@ Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Fetch a model that is missing without asking.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Go on where only a warning would stop it.")]
+Load = Annotated[LoadFormat, typer.Option(help="dummy: random weights, to measure without files.")]
+NumHiddenLayers = Annotated[
+    int | None,
+    typer.Option(help="With dummy: only the first so many layers.", show_default=False),
+]

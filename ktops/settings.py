@@ -14,23 +14,34 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
+from ktops.setting_values import (
+    ALL,
+    UnfitError,
+    integer,
+    integer_or_auto,
+    read_memory,
+    read_path,
+    read_words,
+)
+from ktops.units import parse_amount
 from ktops_engine.errors import EXIT_USAGE, KtopsError
-from ktops_engine.text import Text, text
+from ktops_engine.text import text
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 10002
 CONFIG_FILE = "ktops.toml"
 USER_CONFIG_FILE = "config.toml"
 ORIGIN_DEFAULT = "default"
-AUTO = "auto"
+ALL_GPU_MEMORY = 1 << 60  # more than there is
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for, after precedence. None means: let the engine or the plan decide.
 
-    `cpu_infer` is a number of CPU threads or "auto", `ctx_size` and `max_new_tokens` are tokens.
-    `origins` maps each name to a flag, an environment variable, a file, or "default".
+    `cpu_infer` is a number of CPU threads or "auto", `ctx_size` and `max_new_tokens` are tokens,
+    `gpu_memory` is an amount ("40GiB") or "all", `gpu_experts` a number or "auto". `origins` maps
+    each name to a flag, an environment variable, a file, or "default".
     """
 
     models_dir: Path
@@ -38,6 +49,8 @@ class Settings:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     cpu_infer: int | str | None = None
+    gpu_memory: str | None = None
+    gpu_experts: int | str | None = None
     ctx_size: int | None = None
     max_new_tokens: int | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -48,20 +61,24 @@ class Settings:
         """`cpu_infer` as a number, None for "auto" as for nothing."""
         return self.cpu_infer if isinstance(self.cpu_infer, int) else None
 
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """`gpu_memory` as bytes on each GPU, None for nothing."""
+        if self.gpu_memory is None:
+            return None
+        return ALL_GPU_MEMORY if self.gpu_memory == ALL else int(parse_amount(self.gpu_memory) or 0)
 
-class _UnfitError(Exception):
-    """A raw value that a setting cannot take; `wanted` completes "must be ..."."""
-
-    def __init__(self, wanted: Text) -> None:
-        super().__init__(wanted)
-        self.wanted = wanted
+    @property
+    def most_gpu_experts(self) -> int | None:
+        """`gpu_experts` as a number, None for "auto" as for nothing."""
+        return self.gpu_experts if isinstance(self.gpu_experts, int) else None
 
 
 @dataclass(frozen=True)
 class _Setting:
     """One setting: its name in a file, its environment variable, and how a raw value is read.
 
-    `parse(raw, base)` raises _UnfitError; `base` is the folder a relative path starts from.
+    `parse(raw, base)` raises UnfitError; `base` is the folder a relative path starts from.
     """
 
     name: str
@@ -69,60 +86,17 @@ class _Setting:
     parse: Callable[[object, Path], object]
 
 
-def _text(raw: object, base: Path) -> str:
-    if not isinstance(raw, str) or not raw.strip():
-        raise _UnfitError(text("a text that is not empty"))
-    return raw.strip()
-
-
-def _path(raw: object, base: Path) -> Path:
-    if not isinstance(raw, str | Path) or not str(raw):
-        raise _UnfitError(text("a path"))
-    try:
-        return base / Path(raw).expanduser()
-    except RuntimeError as error:  # ~nobody
-        raise _UnfitError(text("a path; that home folder does not exist")) from error
-
-
-def _integer(low: int, high: int | None = None) -> Callable[[object, Path], int]:
-    wanted = text("a whole number, at least {low}", low=low)
-    if high is not None:
-        wanted = text("a whole number from {low} to {high}", low=low, high=high)
-
-    def parse(raw: object, base: Path) -> int:
-        try:
-            value = int(raw) if isinstance(raw, str) else raw
-        except ValueError as error:
-            raise _UnfitError(wanted) from error
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise _UnfitError(wanted)
-        if value < low or (high is not None and value > high):
-            raise _UnfitError(wanted)
-        return value
-
-    return parse
-
-
-def _threads(raw: object, base: Path) -> int | str:
-    if raw == AUTO:
-        return AUTO
-    try:
-        return _integer(1)(raw, base)
-    except _UnfitError as error:
-        raise _UnfitError(
-            text("a whole number, at least {low}, or {word}", low=1, word=AUTO)
-        ) from (error)
-
-
 _SETTINGS = (
-    _Setting("default_model", "KTOPS_DEFAULT_MODEL", _text),
-    _Setting("models_dir", "KTOPS_MODELS", _path),
-    _Setting("host", "KTOPS_HOST", _text),
-    _Setting("port", "KTOPS_PORT", _integer(0, 65535)),
-    _Setting("cpu_infer", "KTOPS_CPU_INFER", _threads),
-    _Setting("ctx_size", "KTOPS_CTX_SIZE", _integer(1)),
-    _Setting("max_new_tokens", "KTOPS_MAX_NEW_TOKENS", _integer(1)),
-    _Setting("api_key", "KTOPS_API_KEY", _text),
+    _Setting("default_model", "KTOPS_DEFAULT_MODEL", read_words),
+    _Setting("models_dir", "KTOPS_MODELS", read_path),
+    _Setting("host", "KTOPS_HOST", read_words),
+    _Setting("port", "KTOPS_PORT", integer(0, 65535)),
+    _Setting("cpu_infer", "KTOPS_CPU_INFER", integer_or_auto(1)),
+    _Setting("gpu_memory", "KTOPS_GPU_MEMORY", read_memory),
+    _Setting("gpu_experts", "KTOPS_GPU_EXPERTS", integer_or_auto(0)),
+    _Setting("ctx_size", "KTOPS_CTX_SIZE", integer(1)),
+    _Setting("max_new_tokens", "KTOPS_MAX_NEW_TOKENS", integer(1)),
+    _Setting("api_key", "KTOPS_API_KEY", read_words),
 )
 SETTING_NAMES = tuple(setting.name for setting in _SETTINGS)
 SECRETS = frozenset({"api_key"})  # never printed, unless asked for by name
@@ -241,7 +215,7 @@ def _lookup(
 def _parse(setting: _Setting, raw: object, label: str, base: Path, hint: str) -> object:
     try:
         return setting.parse(raw, base)
-    except _UnfitError as error:
+    except UnfitError as error:
         message = text(
             "{label} is {raw!r}: it must be {wanted}", label=label, raw=raw, wanted=error.wanted
         )

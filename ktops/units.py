@@ -1,9 +1,26 @@
-"""Byte counts, rates and durations as people read them."""
+"""Byte counts, rates and durations as people read and write them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _DECIMAL_UNITS = ("B", "KB", "MB", "GB", "TB")
+_FACTORS: Mapping[str, float] = MappingProxyType(
+    {
+        "k": 1e3,
+        "m": 1e6,
+        "g": 1e9,
+        "t": 1e12,
+        "ki": 2.0**10,
+        "mi": 2.0**20,
+        "gi": 2.0**30,
+        "ti": 2.0**40,
+    }
+)
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)b(/s)?", re.IGNORECASE)
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -19,6 +36,14 @@ def format_bytes_decimal(num_bytes: float) -> str:
 def format_rate(bytes_per_second: float) -> str:
     """A transfer rate in decimal units a second, as disks and links are sold: '6.1 GB/s'."""
     return f"{format_bytes_decimal(bytes_per_second)}/s"
+
+
+def parse_amount(words: str, *, is_rate: bool = False) -> float | None:
+    """Bytes (or bytes/s) of '24GiB', '300GB/s'; None when it is no such amount."""
+    found = _AMOUNT.fullmatch(words.strip())
+    if found is None or bool(found[3]) != is_rate:
+        return None
+    return float(found[1]) * _FACTORS[found[2].lower()]
 
 
 def format_duration(seconds: float) -> str:

@@ -30,8 +30,9 @@ class EngineConfig:
     `gguf_path` is any shard of a GGUF or the folder that holds one; `model_path` is a config-only
     folder (config.json, tokenizer.json, ...) whose values win over GGUF metadata. `cpu_infer` is
     the number of CPU threads, `ctx_size` the tokens one request may span (prompt and answer),
-    `prefill_chunk` the prompt tokens computed in one step. `gpu_memory_bytes` is the memory to use
-    on each GPU.
+    `prefill_chunk` the prompt tokens that the CPU alone computes in one step. `gpu_memory_bytes` is
+    the memory to use on each GPU, `gpu_experts` the most routed experts, over all layers, to hold
+    there.
     """
 
     gguf_path: Path
@@ -42,4 +43,5 @@ class EngineConfig:
     max_running: int = 1
     max_waiting: int = 64
     gpu_memory_bytes: int | None = None
+    gpu_experts: int | None = None
     dummy: DummyWeights | None = None

@@ -1,27 +1,64 @@
-"""Which NVIDIA GPUs this process may use, as nvidia-smi tells. No torch, no CUDA."""
+"""Which NVIDIA GPUs this process may use, as nvidia-smi tells. torch is not imported for it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from ktops_engine.machine import GpuFacts
+from ktops_engine.machine import GpuFacts, MachineFacts, detect_machine
 from ktops_engine.plan.rates import PCIE_BYTES_PER_LANE
+from ktops_engine.text import Text, text
 
 # The link's generation falls while the GPU idles, its width does not: a narrow one is a bad slot.
 _FIELDS = "index,uuid,name,memory.total,memory.free,pcie.link.gen.max,pcie.link.width.current"
 COMMAND = ("nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits")
 TIME_LIMIT_S = 10.0
+# Names the wheel that fits this machine's driver.
+TORCH_CHECK = "ktops doctor --only py.torch_cuda"
 _MIB = 1 << 20
 
 Run = Callable[[Sequence[str]], str]
 
 
+def engine_machine() -> MachineFacts:
+    """This machine as the engine sees it: its GPUs, and what keeps it from computing on them."""
+    gpus = detect_gpus()
+    obstacle = find_gpu_obstacle() if gpus else None
+    return replace(detect_machine(), gpus=gpus, gpu_obstacle=obstacle)
+
+
+def find_gpu_obstacle() -> Text | None:
+    """What the engine's GPU kernels lack in this Python, None when nothing. Told from files:
+    importing torch takes seconds."""
+    if not torch_has_cuda():
+        return text("torch here was built without CUDA; {command}", command=TORCH_CHECK)
+    if importlib.util.find_spec("triton") is None:
+        return text("Triton is not installed; {command}", command="pip install triton")
+    return None
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built for CUDA."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    try:
+        version = (Path(found.origin).parent / "version.py").read_text()
+    except OSError:
+        return False
+    return re.search(r"^cuda\b[^=\n]*= *['\"]", version, re.MULTILINE) is not None
+
+
 def detect_gpus(
     environ: Mapping[str, str] = os.environ, run: Run | None = None
 ) -> tuple[GpuFacts, ...]:
-    """The GPUs of this machine that CUDA_VISIBLE_DEVICES lets through, in nvidia-smi's order.
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES lets through, in its order; without it in
+    nvidia-smi's.
 
     Their memory's bandwidth and FLOP/s stay None: the driver does not tell. Empty when there is no
     nvidia-smi, or it fails; why is the doctor's question.
@@ -33,24 +70,23 @@ def detect_gpus(
     except (OSError, subprocess.SubprocessError):
         return ()
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = None if visible is None else {part.strip() for part in visible.split(",")}
-    found = []
+    wanted = None if visible is None else [part.strip() for part in visible.split(",")]
+    found: list[tuple[int, GpuFacts]] = []
     for line in lines:
         fields = [part.strip() for part in line.split(",")]
         if len(fields) != _FIELDS.count(",") + 1:
             continue
         index, uuid, name, total, free, generation, lanes = fields
-        is_visible = wanted is None or _is_named(index, uuid, wanted)
-        if is_visible and total.isdigit() and free.isdigit():
-            found.append(
-                GpuFacts(
-                    name=name,
-                    total_bytes=int(total) * _MIB,
-                    free_bytes=int(free) * _MIB,
-                    pcie_bandwidth=pcie_bandwidth(generation, lanes),
-                )
+        place = len(found) if wanted is None else _place(index, uuid, wanted)
+        if place is not None and total.isdigit() and free.isdigit():
+            gpu = GpuFacts(
+                name=name,
+                total_bytes=int(total) * _MIB,
+                free_bytes=int(free) * _MIB,
+                pcie_bandwidth=pcie_bandwidth(generation, lanes),
             )
-    return tuple(found)
+            found.append((place, gpu))
+    return tuple(gpu for _, gpu in sorted(found, key=lambda row: row[0]))
 
 
 def pcie_bandwidth(generation: str, lanes: str) -> float | None:
@@ -61,8 +97,14 @@ def pcie_bandwidth(generation: str, lanes: str) -> float | None:
     return None if per_lane is None else per_lane * int(lanes)
 
 
-def _is_named(index: str, uuid: str, wanted: set[str]) -> bool:
-    return index in wanted or any(part and uuid.startswith(part) for part in wanted)
+def _place(index: str, uuid: str, wanted: Sequence[str]) -> int | None:
+    """Where the list names a GPU, None where it does not."""
+    named = (
+        place
+        for place, word in enumerate(wanted)
+        if word == index or (word and uuid.startswith(word))
+    )
+    return next(named, None)
 
 
 def _run(command: Sequence[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from ktops_engine.text import Text
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class MachineFacts:
     `read_bandwidth` of the RAM is in bytes/s, None when unknown; `bandwidth_is_measured` tells it
     from a datasheet's. `isa` is the instruction set the kernels would use, "" when unknown.
     `thread_rates` are (threads, calls/s of an expert layer), fewest threads first, where measured.
+    `gpu_obstacle` says why the engine cannot compute on the GPUs, None when it can.
     """
 
     cpus: tuple[int, ...]
@@ -42,6 +45,7 @@ class MachineFacts:
     isa: str = ""
     name: str = ""
     thread_rates: tuple[tuple[int, float], ...] = ()
+    gpu_obstacle: Text | None = None
 
 
 def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> MachineFacts:
@@ -60,15 +64,6 @@ def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc"
         isa=_isa(proc_root),
         name=_cpu_name(proc_root),
     )
-
-
-def engine_machine(machine: MachineFacts) -> MachineFacts:
-    """What of `machine` the engine of this version computes with: its CPUs and RAM, no GPU.
-
-    The one place that says so: whatever loads or serves a model plans for this, while `ktops plan`
-    also plans for the GPUs.
-    """
-    return replace(machine, gpus=())
 
 
 def _isa(proc_root: Path) -> str:

@@ -27,7 +27,7 @@ def _facts(plan: ModelPlan) -> dict[str, object]:
     lack = plan.served.lack
     return {
         "tokens_per_s": plan.served.decode_tokens_per_s,
-        "with_gpu_tokens_per_s": None
+        "with_all_gpus_tokens_per_s": None
         if plan.planned is plan.served
         else plan.planned.decode_tokens_per_s,
         "needed_bytes": lack.needed_bytes if lack else None,

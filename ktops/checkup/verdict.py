@@ -70,11 +70,12 @@ def _verdict(target: Target, output: CommandOutput) -> Verdict:
         model=target.name,
         rate=_range(rate),
     )
-    faster = facts["with_gpu_tokens_per_s"]
+    faster = facts["with_all_gpus_tokens_per_s"]
     if faster is not None:
         later = text(
-            "Its GPU could make that {rate}; this version computes on the CPU alone.",
+            "All that its GPUs have could make that {rate}; what keeps it from that: {command}",
             rate=_range(faster),
+            command=f"ktops plan {target.name}",
         )
         sentence = joined((sentence, later), " ")
     return Verdict(sentence, document)

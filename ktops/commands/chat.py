@@ -14,7 +14,16 @@ from ktops.chat.client import ChatClient
 from ktops.chat.conversation import Conversation, Sampling, answer_once, converse
 from ktops.commandline import output_of
 from ktops.launch.stages import Order
-from ktops.options import CpuInfer, CtxSize, Force, GgufPath, ModelPath, Yes
+from ktops.options import (
+    CpuInfer,
+    CtxSize,
+    Force,
+    GgufPath,
+    GpuExperts,
+    GpuMemory,
+    ModelPath,
+    Yes,
+)
 from ktops.output import Mode, Output
 from ktops.settings import Settings, load_settings
 from ktops_engine.errors import EXIT_USAGE, KtopsError
@@ -58,6 +67,8 @@ def chat(
         int | None, typer.Option(help="Longest answer, in tokens.", show_default=False)
     ] = None,
     cpu_infer: CpuInfer = None,
+    gpu_memory: GpuMemory = None,
+    gpu_experts: GpuExperts = None,
     ctx_size: CtxSize = None,
     gguf_path: GgufPath = None,
     model_path: ModelPath = None,
@@ -73,7 +84,12 @@ def chat(
     """
     output = output_of(ctx)
     settings = load_settings(
-        max_new_tokens=max_new_tokens, cpu_infer=cpu_infer, ctx_size=ctx_size, api_key=api_key
+        max_new_tokens=max_new_tokens,
+        cpu_infer=cpu_infer,
+        gpu_memory=gpu_memory,
+        gpu_experts=gpu_experts,
+        ctx_size=ctx_size,
+        api_key=api_key,
     )
     order = Order(COMMAND, model, gguf_path, model_path, assume_yes=yes, force=force)
     question = _question(prompt, output)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ktops.commandline import output_of
-from ktops.options import CpuInfer, CtxSize
+from ktops.options import CpuInfer, CtxSize, GpuExperts, GpuMemory
 from ktops.settings import Settings, load_settings
-from ktops_engine.errors import EXIT_NOT_ENOUGH, EXIT_USAGE, KtopsError
-from ktops_engine.text import text
+from ktops_engine.errors import EXIT_NOT_ENOUGH
 
 if TYPE_CHECKING:
     from ktops_engine.machine import MachineFacts
@@ -44,14 +44,8 @@ def plan(
     compare: Annotated[
         bool, typer.Option("--compare", help="Machines side by side: those named, or well-known.")
     ] = False,
-    gpu_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE|all",
-            help="VRAM to use on each GPU; default: as little as serves the model.",
-            show_default=False,
-        ),
-    ] = None,
+    gpu_memory: GpuMemory = None,
+    gpu_experts: GpuExperts = None,
     ctx_size: CtxSize = None,
     cpu_infer: CpuInfer = None,
 ) -> None:
@@ -65,14 +59,14 @@ def plan(
     from ktops.planning.model_plan import plan_model
     from ktops.planning.view import compare_lines, plan_lines, speed
 
-    settings = load_settings(ctx_size=ctx_size, cpu_infer=cpu_infer)
+    flags = {"gpu_memory": gpu_memory, "gpu_experts": gpu_experts, "cpu_infer": cpu_infer}
+    settings = load_settings(ctx_size=ctx_size, **flags)
     name = model or settings.default_model or DEFAULT_MODEL
-    budget = _gpu_memory(gpu_memory)
     output = output_of(ctx)
     columns = []
     for label in _labels(machine, compare):
-        facts, wishes = _machine(label, settings, cpu_infer)
-        columns.append(Column(label, plan_model(name, wishes, facts, gpu_memory_bytes=budget)))
+        facts, wishes = _machine(label, settings, flags)
+        columns.append(Column(label, plan_model(name, wishes, facts)))
     first = columns[0].plan
     side_by_side = compare or len(columns) > 1
     output.result(
@@ -96,33 +90,15 @@ def _labels(machines: list[str] | None, compare: bool) -> list[str]:
 
 
 def _machine(
-    label: str, settings: Settings, cpu_infer: str | None
+    label: str, settings: Settings, flags: Mapping[str, object]
 ) -> tuple[MachineFacts, Settings]:
-    """A machine, and the settings that count there: threads set for this one mean this one."""
+    """A machine, and the settings that count there: of `flags`, those that are set without being
+    given mean this machine alone."""
     if label == THIS:
         from ktops.planning.machines.live import this_machine
 
         return this_machine(), settings
     from ktops.planning.machines.described import machine_named
 
-    wished = settings.cpu_infer if cpu_infer is not None else None
-    return machine_named(label), replace(settings, cpu_infer=wished)
-
-
-def _gpu_memory(words: str | None) -> int | None:
-    from ktops.planning.machines.described import parse_amount
-    from ktops.planning.model_plan import ALL_GPU_MEMORY
-
-    if words is None:
-        return None
-    if words.lower() == "all":
-        return ALL_GPU_MEMORY
-    amount = parse_amount(words)
-    if amount is None:
-        raise KtopsError(
-            "invalid-gpu-memory",
-            text("--gpu-memory {value} is no amount of memory", value=words),
-            text("ktops plan --gpu-memory 14GB   (or: all)"),
-            exit_status=EXIT_USAGE,
-        )
-    return int(amount)
+    not_given: dict[str, Any] = {name: None for name, value in flags.items() if value is None}
+    return machine_named(label), replace(settings, **not_given)

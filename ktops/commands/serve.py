@@ -11,7 +11,18 @@ import typer
 from ktops.commandline import output_of
 from ktops.launch.dummy import LoadFormat, read_load_format
 from ktops.launch.stages import Order
-from ktops.options import CpuInfer, CtxSize, Force, GgufPath, ModelPath, Yes
+from ktops.options import (
+    CpuInfer,
+    CtxSize,
+    Force,
+    GgufPath,
+    GpuExperts,
+    GpuMemory,
+    Load,
+    ModelPath,
+    NumHiddenLayers,
+    Yes,
+)
 from ktops.output import Output
 from ktops.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, load_settings
 from ktops_engine.text import text
@@ -41,6 +52,8 @@ def serve(
         ),
     ] = None,
     cpu_infer: CpuInfer = None,
+    gpu_memory: GpuMemory = None,
+    gpu_experts: GpuExperts = None,
     host: Annotated[
         str | None,
         typer.Option(help=f"Address to listen on; default: {DEFAULT_HOST}.", show_default=False),
@@ -62,13 +75,8 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(help="Key that clients must send.", show_default=False)
     ] = None,
-    load_format: Annotated[
-        LoadFormat, typer.Option(help="dummy: random weights, to measure without files.")
-    ] = LoadFormat.AUTO,
-    num_hidden_layers: Annotated[
-        int | None,
-        typer.Option(help="With dummy: only the first so many layers.", show_default=False),
-    ] = None,
+    load_format: Load = LoadFormat.AUTO,
+    num_hidden_layers: NumHiddenLayers = None,
     yes: Yes = False,
     force: Force = False,
     dry_run: Annotated[
@@ -86,6 +94,8 @@ def serve(
     dummy = read_load_format(load_format, num_hidden_layers)
     settings = load_settings(
         cpu_infer=cpu_infer,
+        gpu_memory=gpu_memory,
+        gpu_experts=gpu_experts,
         host=host,
         port=port,
         max_new_tokens=max_new_tokens,

@@ -94,7 +94,7 @@ def report_checks(output: Output, checked: Checked) -> None:
     output.event("check", checks=check_documents(checked), seconds=round(checked.seconds, 3))
 
 
-def refuse_failures(checked: Checked, refusal: Text, remarks: Iterable[Text] = ()) -> None:
+def refuse_failures(checked: Checked, refusal: Text, remarks: Iterable[str] = ()) -> None:
     """Raise KtopsError "checks-failed" when a check failed: `refusal` with every figure and fix.
 
     `remarks` are lines to add. The exit status is 4 where only sizes fail, else 1.

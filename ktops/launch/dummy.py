@@ -38,8 +38,10 @@ class DummyOrder:
         return ["--load-format", LoadFormat.DUMMY, *cut]
 
 
-def read_load_format(load_format: LoadFormat, num_hidden_layers: int | None) -> DummyOrder | None:
-    """What the two options ask for; None: the model's own weights.
+def read_load_format(
+    load_format: LoadFormat, num_hidden_layers: int | None, command: str = "ktops serve"
+) -> DummyOrder | None:
+    """What the two options of `command` ask for; None: the model's own weights.
 
     Raises KtopsError "num-hidden-layers-of-files" (status 2).
     """
@@ -50,7 +52,7 @@ def read_load_format(load_format: LoadFormat, num_hidden_layers: int | None) -> 
     raise KtopsError(
         "num-hidden-layers-of-files",
         text("--num-hidden-layers goes with --load-format dummy alone"),
-        f"ktops serve --load-format dummy --num-hidden-layers {num_hidden_layers}",
+        f"{command} --load-format dummy --num-hidden-layers {num_hidden_layers}",
         exit_status=EXIT_USAGE,
     )
 

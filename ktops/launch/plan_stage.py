@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SPARE_RAM_SHARE = 0.03
 # Below this a prediction helps nobody, and measuring the memory takes longer than loading.
 PREDICTED_BYTES = 1 << 30
+# It imports torch, which takes seconds: asked where a GPU is used.
+TORCH_CHECK = "py.torch_cuda"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
     Raises KtopsError for files that are not whole or not supported, and for settings that do not
     go with the model.
     """
-    from ktops_engine.machine import detect_machine, engine_machine
-    from ktops_engine.plan import facts_of_files, place
+    from ktops.planning.machines.live import with_gpu_rates
+    from ktops_engine.gpus import engine_machine
+    from ktops_engine.plan import facts_of_files, place_served
     from ktops_engine.source import open_source
 
     config = EngineConfig(
@@ -62,12 +66,14 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
         model_path=choice.model_path,
         cpu_infer=settings.cpu_threads,
         ctx_size=settings.ctx_size,
+        gpu_memory_bytes=settings.gpu_memory_bytes,
+        gpu_experts=settings.most_gpu_experts,
         dummy=None if dummy is None else dummy_weights(dummy, choice),
     )
     source = open_source(config)
     facts = facts_of_files(source.gguf, source.config)
-    machine = _with_thread_rates(engine_machine(detect_machine()), config, facts)
-    return Site(choice, source.gguf, facts, config, machine, place(config, facts, machine))
+    machine = _with_thread_rates(with_gpu_rates(engine_machine()), config, facts)
+    return Site(choice, source.gguf, facts, config, machine, place_served(config, facts, machine))
 
 
 def _with_thread_rates(
@@ -85,9 +91,17 @@ def _with_thread_rates(
     return replace(machine, thread_rates=ask(machine))
 
 
+def checks_of(placement: Placement | None) -> tuple[str, ...]:
+    """Ids of the doctor's checks before serving; where a GPU is used, torch must find it."""
+    from ktops_doctor import SERVE_CHECKS
+
+    uses_gpu = placement is not None and placement.gpus
+    return (*SERVE_CHECKS, TORCH_CHECK) if uses_gpu else SERVE_CHECKS
+
+
 def target_of(site: Site, settings: Settings) -> Target:
-    """What the doctor holds this machine against: the bytes of the plan, and no GPU, which this
-    version's engine does not use."""
+    """What the doctor holds this machine against: the bytes of the plan, and a GPU where it puts
+    something on one."""
     from ktops_doctor import Target
 
     size = site.gguf.total_bytes
@@ -97,10 +111,10 @@ def target_of(site: Site, settings: Settings) -> Target:
         title=known.title if known else site.name,
         weights_bytes=size,
         ram_bytes=site.placement.total_bytes,
-        vram_bytes=0,
+        vram_bytes=site.placement.vram_bytes,
         cores=known.needs.cores if known else 1,
         disk_bytes=size,
-        gpu_required=False,
+        gpu_required=bool(site.placement.gpus),
         present_bytes=size,
         weights=str(site.choice.gguf_path),
         models_dir=str(site.gguf.paths[0].parent),
@@ -113,10 +127,9 @@ def plan_early(name: str, settings: Settings) -> ModelPlan | None:
     """The plan for a model of the catalogue that is not here yet, from its description; None for
     one that is not described. Raises KtopsError as `plan_model`."""
     from ktops.planning.model_plan import plan_model
-    from ktops_engine.machine import detect_machine, engine_machine
 
     try:
-        return plan_model(name, settings, engine_machine(detect_machine()))
+        return plan_model(name, settings)
     except KtopsError as error:
         if error.code != "model-not-described":
             raise
@@ -131,8 +144,15 @@ def early_target(name: str, settings: Settings, plan: ModelPlan | None) -> Targe
     from ktops.checkup.targets import target_for
 
     target = target_for(name, settings)
-    needed = plan.served.placement.total_bytes if plan else target.ram_bytes
-    return replace(target, ram_bytes=needed, vram_bytes=0, gpu_required=False)
+    if plan is None:
+        return replace(target, vram_bytes=0, gpu_required=False)
+    placement = plan.served.placement
+    return replace(
+        target,
+        ram_bytes=placement.total_bytes,
+        vram_bytes=placement.vram_bytes,
+        gpu_required=bool(placement.gpus),
+    )
 
 
 def show_site(output: Output, site: Site) -> None:
@@ -149,7 +169,7 @@ def show_plan(output: Output, placement: Placement, expected: tuple[float, float
     """`placement` in one line; `expected` are tokens a second, (low, high)."""
     for note in placement.notes:
         output.warn(note)
-    parts: list[str] = [plan_line(placement)]
+    parts: list[str] = [*plan_parts(placement)]
     if expected is not None:
         low, high = (f"{rate:.2g}" for rate in expected)
         parts.append(text("expect {low} to {high} tok/s", low=low, high=high))
@@ -159,6 +179,9 @@ def show_plan(output: Output, placement: Placement, expected: tuple[float, float
         threads=placement.num_threads,
         bytes=placement.total_bytes,
         available_bytes=placement.ram.usable_bytes,
+        vram_bytes=placement.vram_bytes,
+        gpu_layers=placement.gpu_layers,
+        gpu_experts=placement.gpu_experts,
         ctx_size=placement.ctx_size,
         expected_tokens_per_s=[round(rate, 2) for rate in expected] if expected else None,
     )
@@ -188,15 +211,42 @@ def refuse_narrow(placement: Placement, forced_command: str) -> None:
         )
 
 
-def plan_line(placement: Placement) -> Text:
-    """Where everything goes, in one line."""
+def plan_parts(placement: Placement) -> Iterator[Text]:
+    """Where everything goes, for one line."""
+    if placement.gpus:
+        yield _on_gpus(placement)
+        yield text(
+            "RAM: {total} (weights {weights})",
+            total=format_bytes(placement.total_bytes),
+            weights=format_bytes(placement.weights_bytes),
+        )
+    else:
+        yield text(
+            "CPU: {total} (weights {weights}, cache {cache} for {tokens} tokens)",
+            total=format_bytes(placement.total_bytes),
+            weights=format_bytes(placement.weights_bytes + placement.kv_up_bytes),
+            cache=format_bytes(placement.kv_cache_bytes),
+            tokens=placement.ctx_size,
+        )
+    yield text("{threads} threads", threads=placement.num_threads)
+
+
+def _on_gpus(placement: Placement) -> Text:
+    from ktops_engine.plan import Part
+
+    cache = sum(share.parts.get(Part.KV_CACHE, 0) for share in placement.gpus)
+    parts = [text("{layers} layers", layers=placement.gpu_layers)]
+    if placement.gpu_experts:
+        parts.append(text("{experts} routed experts", experts=placement.gpu_experts))
+    parts.append(
+        text(
+            "cache {cache} for {tokens} tokens",
+            cache=format_bytes(cache),
+            tokens=placement.ctx_size,
+        )
+    )
     return text(
-        "CPU: {total} (weights {weights}, cache {cache} for {tokens} tokens), {threads} threads",
-        total=format_bytes(placement.total_bytes),
-        weights=format_bytes(placement.weights_bytes + placement.kv_up_bytes),
-        cache=format_bytes(placement.kv_cache_bytes),
-        tokens=placement.ctx_size,
-        threads=placement.num_threads,
+        "GPU: {total} ({parts})", total=format_bytes(placement.vram_bytes), parts=joined(parts)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ktops.launch.checklist import report_checks, run_subset
 from ktops.launch.dummy import choose_dummy
 from ktops.launch.native_build import is_built
-from ktops.launch.plan_stage import look, show_plan, show_site, target_of
+from ktops.launch.plan_stage import checks_of, look, show_plan, show_site, target_of
 from ktops.launch.stages import (
     Absent,
     Order,
@@ -23,8 +23,6 @@ from ktops_engine.text import text
 
 def preview(output: Output, settings: Settings, order: Order) -> None:
     """Say what serving would fetch, build and place; fail as serving would."""
-    from ktops_doctor import SERVE_CHECKS
-
     found = find_model(output, settings, order)
     if isinstance(found, Absent) and order.dummy is not None:
         found = choose_dummy(output, found)
@@ -38,9 +36,9 @@ def preview(output: Output, settings: Settings, order: Order) -> None:
         if building:
             check_toolchain(output, settings)
         site = look(settings, found, order.dummy)
-        checked = run_subset(SERVE_CHECKS, target_of(site, settings))
+        checked = run_subset(checks_of(site.placement), target_of(site, settings))
         report_checks(output, checked)
-        refuse_unservable(checked, site.name)
+        refuse_unservable(checked, site.name, site.placement.notes)
         show_site(output, site)
         refuse_doubts(checked, site.placement, order, site.name)
     if building:

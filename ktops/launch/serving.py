@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ktops.launch.checklist import report_checks, start_subset
-from ktops.launch.plan_stage import look, show_site, target_of
+from ktops.launch.plan_stage import Site, checks_of, look, show_site, target_of
 from ktops.launch.stages import Order, obtain, refuse_doubts, refuse_unservable
 from ktops.output import Output
 from ktops.settings import Settings
@@ -19,6 +20,7 @@ from ktops_engine.text import text
 from ktops_engine.types import SamplingParams
 
 if TYPE_CHECKING:
+    from ktops.hub.choose import ModelChoice
     from ktops.launch.progress import LoadView
     from ktops_engine.gguf import GgufModel
     from ktops_engine.llm import LLM
@@ -48,18 +50,10 @@ def prepare(
     What is done already takes no time, so a command that was stopped anywhere goes on from there.
     Raises KtopsError for whatever is wrong, before anything large is read.
     """
-    from ktops_doctor import SERVE_CHECKS
-
     choice = obtain(output, settings, order)
-    site = look(settings, choice, order.dummy)
-    ending = start_subset(SERVE_CHECKS, target_of(site, settings))
-    from ktops_engine.server import ServerConfig  # takes as long as the checks, beside them
+    site = admit(output, settings, order, choice, meanwhile=_import_server)
+    from ktops_engine.server import ServerConfig
 
-    checked = ending()
-    report_checks(output, checked)
-    refuse_unservable(checked, site.name)
-    show_site(output, site)
-    refuse_doubts(checked, site.placement, order, site.name)
     server_config = ServerConfig(
         model_id=served_model_name or choice.name or _file_name(site.gguf),
         root=str(choice.gguf_path),
@@ -67,8 +61,38 @@ def prepare(
         max_new_tokens=settings.max_new_tokens,
         sampling=sampling_defaults(choice.model_path or site.gguf.paths[0].parent),
     )
-    config = replace(site.config, cpu_infer=site.placement.num_threads)  # as shown
-    return Prepared(config, server_config, frozenset(site.placement.notes))
+    return Prepared(planned_config(site), server_config, frozenset(site.placement.notes))
+
+
+def admit(
+    output: Output,
+    settings: Settings,
+    order: Order,
+    choice: ModelChoice,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Site:
+    """Check this machine and plan the model that is here; `meanwhile` runs beside the checks.
+
+    Raises KtopsError for whatever is wrong, before anything large is read.
+    """
+    site = look(settings, choice, order.dummy)
+    ending = start_subset(checks_of(site.placement), target_of(site, settings))
+    meanwhile()
+    checked = ending()
+    report_checks(output, checked)
+    refuse_unservable(checked, site.name, site.placement.notes)
+    show_site(output, site)
+    refuse_doubts(checked, site.placement, order, site.name)
+    return site
+
+
+def planned_config(site: Site) -> EngineConfig:
+    """What the engine is asked for, with the threads that the plan showed."""
+    return replace(site.config, cpu_infer=site.placement.num_threads)
+
+
+def _import_server() -> None:
+    import ktops_engine.server  # noqa: F401 - takes as long as the checks
 
 
 def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: ModelHandle) -> LLM:

@@ -18,12 +18,12 @@ from ktops.hub.choose import ModelChoice, choose_model
 from ktops.launch.checklist import Checked, refuse_failures, refuse_risks, report_checks, run_subset
 from ktops.launch.dummy import DummyOrder, choose_dummy
 from ktops.launch.native_build import build_stage, is_built
-from ktops.launch.plan_stage import early_target, plan_early, refuse_narrow
+from ktops.launch.plan_stage import checks_of, early_target, plan_early, refuse_narrow
 from ktops.output import Mode, Output
 from ktops.settings import Settings
 from ktops.units import format_bytes
 from ktops_engine.errors import KtopsError
-from ktops_engine.text import Text, joined, text
+from ktops_engine.text import joined, text
 
 if TYPE_CHECKING:
     from ktops.hub.planning import DownloadPlan
@@ -40,7 +40,7 @@ class Order:
     """What a command line asks for. `command` is how it is given again: ("ktops", "serve").
 
     `assume_yes` answers the question before a download, `force` goes on where a warning would stop.
-    `dummy` asks for random weights, which need no files.
+    `dummy` asks for random weights, which need no files. `rest` is what else was given.
     """
 
     command: tuple[str, ...]
@@ -50,10 +50,11 @@ class Order:
     assume_yes: bool = False
     force: bool = False
     dummy: DummyOrder | None = None
+    rest: tuple[str, ...] = ()
 
     def again(self, *flags: str) -> str:
         """The same command with `flags`, to paste."""
-        words = [*self.command, *([self.model] if self.model else [])]
+        words = [*self.command, *([self.model] if self.model else []), *self.rest]
         if self.gguf_path is not None:
             words += ["--gguf-path", str(self.gguf_path)]
         if self.model_path is not None:
@@ -190,21 +191,22 @@ def check_before_fetching(
     Raises KtopsError "checks-failed", with every figure and what would have to change, and what
     `refuse_doubts` raises.
     """
-    from ktops_doctor import BUILD_CHECKS, SERVE_CHECKS
+    from ktops_doctor import BUILD_CHECKS
 
     output.stage("model", absent.refusal.message)
     output.event("model", name=absent.name, here=False, reason=str(absent.refusal.message))
     plan = plan_early(absent.name, settings)
-    ids = [*(c for c in SERVE_CHECKS if c not in _OF_THE_LIBRARY), "disk.space"]
+    placement = plan.served.placement if plan else None
+    ids = [*(c for c in checks_of(placement) if c not in _OF_THE_LIBRARY), "disk.space"]
     ids += [check for check in BUILD_CHECKS if building and check not in ids]
     checked = run_subset(ids, early_target(absent.name, settings, plan))
     report_checks(output, checked)
-    refuse_unservable(checked, absent.name, plan.changes if plan else ())
-    refuse_doubts(checked, plan.served.placement if plan else None, order, absent.name)
+    refuse_unservable(checked, absent.name, (*plan.changes, *plan.differences) if plan else ())
+    refuse_doubts(checked, placement, order, absent.name)
     return plan
 
 
-def refuse_unservable(checked: Checked, model: str, remarks: Iterable[Text] = ()) -> None:
+def refuse_unservable(checked: Checked, model: str, remarks: Iterable[str] = ()) -> None:
     """Raise KtopsError "checks-failed" when a check failed."""
     refuse_failures(checked, text("{model} cannot be served here:", model=model), remarks)
 

@@ -79,6 +79,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, object]:
             "ctx_size": placement.ctx_size,
             "prefill_chunk": placement.prefill_chunk,
             "gpu_layers": placement.gpu_layers,
+            "gpu_experts": placement.gpu_experts,
             "gpu_expert_layers": placement.gpu_expert_layers,
             "notes": [str(note) for note in placement.notes],
         },

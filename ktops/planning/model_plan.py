@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ktops.hub.catalogue import load_catalogue
 from ktops.hub.store import entry_of
 from ktops.planning.model_facts import described_facts, is_described, model_facts
-from ktops.settings import Settings
+from ktops.settings import ALL_GPU_MEMORY, Settings
 from ktops.units import format_bytes
 from ktops_engine.config import EngineConfig
 from ktops_engine.text import Text, text
@@ -17,8 +17,6 @@ from ktops_engine.text import Text, text
 if TYPE_CHECKING:
     from ktops_engine.machine import MachineFacts
     from ktops_engine.plan import Lack, ModelFacts, Placement, Prediction, Unknown
-
-ALL_GPU_MEMORY = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class Outcome:
 class ModelPlan:
     """A model on a machine.
 
-    `planned` uses CPU and GPUs together; `served` is what this version's server does, which
-    computes on the CPU alone, and the same object where there is no GPU. `spare_gpu` uses all the
+    `planned` uses all that the machine has; `served` is what this version's server does, the same
+    object where that is no different, and `differences` says why it is. `spare_gpu` uses all the
     GPU memory there is, None where that makes no difference. `largest_ctx` is the longest context
     that fits (0: none); `changes` says what would have to change.
     """
@@ -65,19 +63,24 @@ class ModelPlan:
     def fits(self) -> bool:
         return self.planned.fits
 
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """What keeps this version's server from all that the machine has."""
+        said = self.planned.placement.notes
+        return tuple(note for note in self.served.placement.notes if note not in said)
+
 
 def plan_model(
     name: str,
     settings: Settings,
     machine: MachineFacts | None = None,
-    *,
-    gpu_memory_bytes: int | None = None,
 ) -> ModelPlan:
     """Plan the model `name`, here or not, for `machine` (default: this one).
 
-    Context and threads come from `settings`. Never raises because something does not fit: `lack`
-    and `changes` of the answer say so. Raises KtopsError: unknown-model, model-not-described,
-    invalid-cpu-infer, invalid-ctx-size (status 2), and what opening weight files raises.
+    Context, threads and what GPUs give come from `settings`. Never raises because something does
+    not fit: `lack` and `changes` of the answer say so. Raises KtopsError: unknown-model,
+    model-not-described, invalid-cpu-infer, invalid-ctx-size (status 2), and what opening weight
+    files raises.
     """
     from ktops.planning.machines.live import this_machine
 
@@ -88,7 +91,6 @@ def plan_model(
         model_facts(entry, settings),
         settings,
         this_machine() if machine is None else machine,
-        gpu_memory_bytes=gpu_memory_bytes,
     )
 
 
@@ -98,23 +100,21 @@ def plan_facts(
     facts: ModelFacts,
     settings: Settings,
     machine: MachineFacts,
-    *,
-    gpu_memory_bytes: int | None = None,
 ) -> ModelPlan:
     """The same for a model whose facts are known already."""
-    from ktops_engine.machine import engine_machine
-    from ktops_engine.plan import largest_context
+    from ktops_engine.plan import largest_context, place, place_served
 
     config = EngineConfig(
         gguf_path=settings.models_dir / name,
         cpu_infer=settings.cpu_threads,
         ctx_size=settings.ctx_size,
-        gpu_memory_bytes=gpu_memory_bytes,
+        gpu_memory_bytes=settings.gpu_memory_bytes,
+        gpu_experts=settings.most_gpu_experts,
     )
-    planned = _outcome(config, facts, machine)
-    served = planned
-    if machine.gpus:
-        served = _outcome(replace(config, gpu_memory_bytes=None), facts, engine_machine(machine))
+    served = _outcome(place_served(config, facts, machine), facts, machine)
+    placement = place(config, facts, machine)
+    is_same = placement == replace(served.placement, notes=placement.notes)
+    planned = served if is_same else _outcome(placement, facts, machine)
     return ModelPlan(
         name=name,
         title=title,
@@ -133,7 +133,7 @@ def largest_fitting_model(
 ) -> tuple[str, int] | None:
     """Alias and weight bytes of the largest catalogue model that this version can serve on
     `machine`, of those with fewer than `below_bytes`; None when there is none."""
-    from ktops_engine.machine import engine_machine
+    from ktops_engine.plan import place_served
 
     wish = EngineConfig(settings.models_dir)
     fitting = []
@@ -141,7 +141,7 @@ def largest_fitting_model(
         if is_described(entry):
             facts = described_facts(entry)
             size = facts.bytes.total
-            fits = _outcome(wish, facts, engine_machine(machine)).fits
+            fits = place_served(wish, facts, machine).fits
         else:
             size = entry.needs.disk_bytes
             fits = entry.needs.ram_bytes <= machine.available_ram_bytes
@@ -150,10 +150,9 @@ def largest_fitting_model(
     return max(((alias, size) for size, alias in fitting), key=lambda row: row[1], default=None)
 
 
-def _outcome(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Outcome:
-    from ktops_engine.plan import lack_of_ram, place, predict
+def _outcome(placement: Placement, facts: ModelFacts, machine: MachineFacts) -> Outcome:
+    from ktops_engine.plan import lack_of_ram, predict
 
-    placement = place(config, facts, machine)
     return Outcome(placement, predict(placement, facts, machine), lack_of_ram(placement))
 
 
@@ -161,9 +160,13 @@ def _with_spare_gpu(
     config: EngineConfig, facts: ModelFacts, machine: MachineFacts, planned: Outcome
 ) -> Outcome | None:
     """The outcome with all GPU memory in use, where that puts more experts there."""
-    if config.gpu_memory_bytes is not None or not planned.placement.gpus:
+    is_wished = config.gpu_memory_bytes is not None or config.gpu_experts is not None
+    if is_wished or not planned.placement.gpus:
         return None
-    filled = _outcome(replace(config, gpu_memory_bytes=ALL_GPU_MEMORY), facts, machine)
+    from ktops_engine.plan import place
+
+    wish = replace(config, gpu_memory_bytes=ALL_GPU_MEMORY)
+    filled = _outcome(place(wish, facts, machine), facts, machine)
     more = filled.placement.ram.routed_bytes < planned.placement.ram.routed_bytes
     return filled if more else None
 

@@ -36,6 +36,10 @@ RESOURCE_NAMES: Mapping[Resource, Text] = {
     Resource.HANDOFF: text("GPU-CPU handoff"),
 }
 RAM_CAPACITY = text("RAM capacity")
+LESS_TODAY = text(
+    "Where the last row differs, the server of this version uses less of the machine: the plan for "
+    "that machine alone says why."
+)
 NONE = "-"
 
 
@@ -52,7 +56,7 @@ def plan_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
     yield from _placement_table(plan.planned, output)
     yield ""
     yield from _speed_lines(plan)
-    yield from _served_lines(plan)
+    yield from _served_lines(plan, output)
     if not plan.fits:
         yield ""
         yield text("Does not fit. What would have to change:")
@@ -75,7 +79,7 @@ def compare_lines(columns: Sequence[Column], output: Output) -> list[str]:
     for column in columns:
         lines += [f"{column.label}: {output.say(change)}" for change in column.plan.changes]
     if any(column.plan.served is not column.plan.planned for column in columns):
-        lines += ["", CPU_ONLY]
+        lines += ["", LESS_TODAY]
     return lines
 
 
@@ -173,31 +177,33 @@ def _unknown_line(outcome: Outcome) -> Text:
     )
 
 
-CPU_ONLY = text(
-    "The server of this version computes on the CPU alone: its row is the one to expect today, the "
-    "others are for the engine that uses the GPU too."
-)
-
-
-def _served_lines(plan: ModelPlan) -> Iterator[Text]:
-    """What the server of this version does instead, on a machine with a GPU."""
+def _served_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
+    """What the server of this version does instead, and why."""
     served = plan.served
     if served is plan.planned:
         return
-    if served.fits:
+    placement = served.placement
+    if not served.fits:
         yield text(
-            "Today    the server of this version computes on the CPU alone: {ram} of RAM, {rate} "
-            "tok/s",
-            ram=format_bytes(served.placement.total_bytes),
+            "Today    the server of this version needs {needed} of RAM, and {there} are there",
+            needed=format_bytes(placement.total_bytes),
+            there=format_bytes(placement.ram.usable_bytes),
+        )
+    elif placement.gpus:
+        yield text(
+            "Today    the server of this version: {ram} of RAM, {vram} of VRAM, {rate} tok/s",
+            ram=format_bytes(placement.total_bytes),
+            vram=format_bytes(placement.vram_bytes),
             rate=speed(served.decode_tokens_per_s),
         )
     else:
         yield text(
-            "Today    the server of this version computes on the CPU alone: that needs {needed} of "
-            "RAM, and {there} are there",
-            needed=format_bytes(served.placement.total_bytes),
-            there=format_bytes(served.placement.ram.usable_bytes),
+            "Today    the server of this version, on the CPU alone: {ram} of RAM, {rate} tok/s",
+            ram=format_bytes(placement.total_bytes),
+            rate=speed(served.decode_tokens_per_s),
         )
+    for difference in plan.differences:
+        yield f"         {output.say(difference)}"
 
 
 def _limit(plan: ModelPlan) -> Text:
@@ -235,5 +241,5 @@ _COMPARE_ROWS = (
     (text("prefill tok/s"), _prefill),
     (text("limited by"), _limit),
     (text("context that fits"), lambda plan: str(plan.largest_ctx or NONE)),
-    (text("today, on the CPU alone"), lambda plan: speed(plan.served.decode_tokens_per_s)),
+    (text("today, decode tok/s"), lambda plan: speed(plan.served.decode_tokens_per_s)),
 )

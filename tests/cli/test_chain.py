@@ -19,7 +19,7 @@ from ktops.launch import stages
 from ktops.launch.stages import Order, obtain
 from ktops.output import Mode, Output
 from ktops.settings import load_settings
-from ktops_engine import machine
+from ktops_engine import gpus
 from ktops_engine.demo import demo_path
 from ktops_engine.errors import KtopsError
 
@@ -146,11 +146,11 @@ def test_a_machine_that_is_too_small_is_told_before_the_first_byte(ktops, hub, t
 @pytest.fixture
 def free_ram(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """`free_ram(n)` makes the engine see a machine with n bytes of free RAM."""
-    real = machine.detect_machine
+    real = gpus.detect_machine
 
     def shrink(num_bytes: int) -> None:
         monkeypatch.setattr(
-            machine, "detect_machine", lambda: replace(real(), available_ram_bytes=num_bytes)
+            gpus, "detect_machine", lambda: replace(real(), available_ram_bytes=num_bytes)
         )
 
     return shrink

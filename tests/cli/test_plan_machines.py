@@ -8,10 +8,10 @@ import pytest
 
 import ktops_engine.bandwidth
 import ktops_engine.gpus
-import ktops_engine.machine
 from ktops.planning.machines.datasheet import load_datasheet
-from ktops.planning.machines.described import machine_named, parse_amount
+from ktops.planning.machines.described import machine_named
 from ktops.planning.machines.live import this_machine
+from ktops.units import parse_amount
 from ktops_engine.errors import KtopsError
 from ktops_engine.machine import GpuFacts, MachineFacts
 
@@ -139,7 +139,7 @@ def host(monkeypatch):
                 raise rate
             return rate
 
-        monkeypatch.setattr(ktops_engine.machine, "detect_machine", lambda: machine)
+        monkeypatch.setattr(ktops_engine.gpus, "detect_machine", lambda: machine)
         monkeypatch.setattr(ktops_engine.gpus, "detect_gpus", lambda: gpus)
         monkeypatch.setattr(ktops_engine.bandwidth, "read_bandwidth", measure)
         return this_machine()

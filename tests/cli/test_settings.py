@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ktops.settings import resolve_settings
+from ktops.settings import ALL_GPU_MEMORY, resolve_settings
 from ktops_engine.errors import KtopsError
 
 
@@ -90,6 +90,10 @@ def test_the_api_key_is_not_in_the_repr(resolve):
         ({"flags": {"port": 65536}}, "--port"),
         ({"environ": {"KTOPS_PORT": "http"}}, "KTOPS_PORT"),
         ({"environ": {"KTOPS_CTX_SIZE": "0"}}, "KTOPS_CTX_SIZE"),
+        ({"flags": {"gpu_memory": "40"}}, "--gpu-memory"),
+        ({"environ": {"KTOPS_GPU_MEMORY": "0GiB"}}, "KTOPS_GPU_MEMORY"),
+        ({"project": "gpu_memory = 40"}, "gpu_memory in "),
+        ({"flags": {"gpu_experts": -1}}, "--gpu-experts"),
         ({"project": "port = '8000.5'"}, "port in "),
         ({"project": "port = true"}, "port in "),
         ({"project": "cpu_infer = 1.5"}, "cpu_infer in "),
@@ -137,6 +141,22 @@ def test_an_unknown_key_far_from_any_setting_gets_no_guess(resolve):
         resolve(user="colour = 1")
     assert "did you mean" not in caught.value.message
     assert "default_model" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "kept", "num_bytes"),
+    [("40GiB", "40GiB", 40 << 30), (" 14 GB", "14 GB", 14e9), ("ALL", "all", ALL_GPU_MEMORY)],
+)
+def test_gpu_memory_is_an_amount_or_all(resolve, words, kept, num_bytes):
+    settings = resolve({}, {"KTOPS_GPU_MEMORY": words})
+    assert (settings.gpu_memory, settings.gpu_memory_bytes) == (kept, num_bytes)
+    assert resolve().gpu_memory_bytes is None
+
+
+def test_gpu_experts_are_a_number_or_the_plans(resolve):
+    assert resolve({"gpu_experts": 0}, {"KTOPS_GPU_EXPERTS": "3"}).most_gpu_experts == 0
+    assert resolve({}, {"KTOPS_GPU_EXPERTS": "3"}).most_gpu_experts == 3
+    assert resolve({"gpu_experts": "auto"}, {"KTOPS_GPU_EXPERTS": "3"}).most_gpu_experts is None
 
 
 def test_auto_is_a_number_of_threads_to_find_out(resolve):

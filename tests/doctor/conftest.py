@@ -153,7 +153,7 @@ def healthy_server() -> Record:
             "as --version": {"status": 0, "stdout": "GNU assembler (GNU Binutils) 2.42\n"},
             "/opt/ktops/bin/cmake --version": {"status": 0, "stdout": "cmake version 4.1.2\n\n"},
             "/opt/ktops/bin/ninja --version": {"status": 0, "stdout": "1.13.0\n"},
-            PLAN: planned(tokens_per_s=[8.2, 11.0], with_gpu_tokens_per_s=[13.1, 16.4]),
+            PLAN: planned(tokens_per_s=[13.1, 16.4]),
         },
         "probes": {
             "torch": {
@@ -229,7 +229,7 @@ def planned(**facts: object) -> Record:
     """What the child that plans prints."""
     known = {
         "tokens_per_s": None,
-        "with_gpu_tokens_per_s": None,
+        "with_all_gpus_tokens_per_s": None,
         "needed_bytes": None,
         "there_bytes": None,
     }

@@ -51,10 +51,7 @@ def test_a_healthy_machine_is_ready_and_exits_with_0(ktops):
     )
     assert "Memory and NUMA" in lines
     assert "  ok    mem.total       2.0 TiB, needs 382 GB" in lines
-    assert lines[-2] == (
-        "This machine can serve r1-q4km at about 8.2-11 tok/s. "
-        "Its GPU could make that 13-16; this version computes on the CPU alone."
-    )
+    assert lines[-2] == "This machine can serve r1-q4km at about 13-16 tok/s."
     count = len(QUICK)
     assert lines[-1] == (f"{count} checks: {count - 2} ok, 2 skipped.   Ready: r1-q4km, demo.")
 
@@ -183,7 +180,7 @@ def test_json_has_every_check_with_value_expectation_detail_and_fix(ktops, serve
     assert document["ready"] == ["demo"]
     assert document["not_ready"] == {"r1-q4km": ["gpu.device"]}
     assert sum(document["summary"].values()) == len(QUICK)
-    assert document["verdict"] == {"can_serve": True, "tokens_per_s": [8.2, 11.0]}
+    assert document["verdict"] == {"can_serve": True, "tokens_per_s": [13.1, 16.4]}
 
 
 def test_the_list_of_checks_runs_none_of_them(ktops, monkeypatch):

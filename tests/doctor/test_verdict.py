@@ -14,6 +14,7 @@ from ktops_doctor.recorded_host import RecordedHost
 from .conftest import PLAN, planned
 
 GIB = 1 << 30
+MORE = "All that its GPUs have could make that 13-16; what keeps it from that: ktops plan r1-q4km"
 TOO_SMALL = "This machine cannot serve r1-q4km: 64 GiB of the 357 GiB of RAM that it needs."
 
 
@@ -28,6 +29,11 @@ TOO_SMALL = "This machine cannot serve r1-q4km: 64 GiB of the 357 GiB of RAM tha
         (
             planned(tokens_per_s=[3.04, 2.96]),
             "This machine can serve r1-q4km at about 3.0 tok/s.",
+            True,
+        ),
+        (
+            planned(tokens_per_s=[8.2, 11.0], with_all_gpus_tokens_per_s=[13.1, 16.4]),
+            f"This machine can serve r1-q4km at about 8.2-11 tok/s. {MORE}",
             True,
         ),
         (

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned_models import GIB, config, described, machine
 
 from ktops_engine.errors import KtopsError
-from ktops_engine.machine import engine_machine
 from ktops_engine.plan import (
     WEIGHT_PARTS,
     Part,
@@ -58,7 +55,7 @@ def test_without_a_gpu_everything_is_in_ram_and_attention_is_float32():
 def test_r1_at_8k_takes_about_14_gb_of_a_gpu_and_the_experts_stay_in_ram():
     placement = place(config(), R1, machine(vram=(48 * GIB,)))
     assert placement.every_token_vram_bytes == placement.vram_bytes
-    assert placement.vram_bytes == pytest.approx(14e9, rel=0.05)
+    assert 12e9 < placement.vram_bytes < 14e9
     assert placement.ram.routed_bytes == R1.bytes.routed_experts
     assert placement.kv_up_bytes == 0
     assert placement.gpus[0].parts[Part.KV_CACHE] == 8192 * 61 * 576 * 2
@@ -103,10 +100,13 @@ def test_a_small_gpu_hands_layers_back_and_a_tiny_one_is_left_alone():
     assert (tiny.gpus, tiny.gpu_layers) == ((), 0)
 
 
-def test_the_engine_of_this_version_plans_without_the_gpus():
-    with_gpu = machine(vram=(48 * GIB,))
-    assert engine_machine(with_gpu) == dataclasses.replace(with_gpu, gpus=())
-    assert plan(config(), LITE, engine_machine(with_gpu)).gpus == ()
+def test_a_number_of_experts_is_put_on_the_gpu_as_far_as_there_is_room():
+    host = machine(vram=(48 * GIB,))
+    none, some, many = (place(config(gpu_experts=n), R1, host) for n in (0, 300, 100_000))
+    assert (none.gpu_experts, none.gpus[0].routed_bytes) == (0, 0)
+    assert (some.gpu_experts, some.gpu_expert_layers) == (300, 1)
+    assert 1000 < many.gpu_experts < 58 * 256
+    assert many.gpus[0].total_bytes <= many.gpus[0].usable_bytes
 
 
 @unhurried

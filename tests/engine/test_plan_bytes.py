@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from planned_models import GIB, described
 
 from ktops_engine.demo import demo_path
-from ktops_engine.gguf import open_gguf
+from ktops_engine.gguf import QuantType, TensorInfo, open_gguf
 from ktops_engine.model_config import resolve_model_config
 from ktops_engine.plan import describe_q4_k_m, facts_of_files
 from ktops_engine.plan.model_bytes import sum_tensors
@@ -46,6 +48,33 @@ def test_the_files_of_the_demo_are_counted_to_the_last_tensor():
     assert facts.source == "files"
     assert facts.bytes.routed_experts == sum(
         tensor.nbytes for name, tensor in gguf.tensors.items() if "_exps." in name
+    )
+
+
+def with_experts(type, rows, columns):
+    tensors = {
+        "blk.0.attn_q.weight": TensorInfo("blk.0.attn_q.weight", (7, 9), QuantType.F16, 0, 0, 126),
+        "blk.1.ffn_up_exps.weight": TensorInfo("x", (4, rows, columns), type, 0, 0, 0),
+    }
+    gguf = SimpleNamespace(tensors=tensors)
+    return facts_of_files(gguf, described().config)
+
+
+@pytest.mark.parametrize(
+    ("type", "rows", "columns"),
+    [(QuantType.Q4_K, 2048, 7168), (QuantType.Q6_K, 16, 256), (QuantType.Q8_0, 1408, 64)],
+)
+def test_experts_in_whole_panels_can_go_to_a_gpu(type, rows, columns):
+    assert with_experts(type, rows, columns).gpu_obstacle is None
+
+
+@pytest.mark.parametrize(
+    ("type", "rows", "columns"),
+    [(QuantType.BF16, 2048, 7168), (QuantType.Q4_K, 24, 256), (QuantType.Q8_0, 16, 96)],
+)
+def test_experts_in_another_form_are_named(type, rows, columns):
+    assert with_experts(type, rows, columns).gpu_obstacle == (
+        f"it has no kernels for experts of {type.name} with {rows} rows and {columns} columns"
     )
 
 

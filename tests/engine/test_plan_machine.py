@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
-from ktops_engine import bandwidth
+from ktops_engine import bandwidth, gpus
 from ktops_engine.bandwidth import measure_read_bandwidth, read_bandwidth
-from ktops_engine.gpus import detect_gpus
+from ktops_engine.gpus import detect_gpus, engine_machine, find_gpu_obstacle
 from ktops_engine.machine import detect_machine
 from ktops_engine.native.load import load_native
 
@@ -65,6 +67,56 @@ def test_a_driver_that_does_not_answer_means_no_gpus(failure):
         raise failure
 
     assert detect_gpus({}, broken) == ()
+
+
+def test_the_order_of_cuda_visible_devices_is_kept():
+    for visible in ("1,0", "GPU-77bc,GPU-5f2a"):
+        found = detect_gpus({"CUDA_VISIBLE_DEVICES": visible}, smi)
+        assert [gpu.name for gpu in found] == ["NVIDIA H20", "NVIDIA L40S"]
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """`installed(torch=, triton=)` pretends that they are; `torch` is its version.py."""
+
+    def pretend(torch=None, triton=True):
+        (tmp_path / "version.py").write_text(torch or "")
+        specs = {
+            "torch": None if torch is None else SimpleNamespace(origin=tmp_path / "__init__.py"),
+            "triton": SimpleNamespace() if triton else None,
+        }
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: specs[name])
+
+    return pretend
+
+
+CUDA = "cuda: Optional[str] = '13.0'\n"
+CPU = "cuda: Optional[str] = None\n"
+
+
+@pytest.mark.parametrize(
+    ("torch", "triton", "obstacle"),
+    [
+        (CUDA, True, None),
+        ("cuda = '12.6'\n", True, None),
+        (CUDA, False, "Triton is not installed; pip install triton"),
+        (CPU, True, "torch here was built without CUDA; ktops doctor --only py.torch_cuda"),
+        (None, True, "torch here was built without CUDA; ktops doctor --only py.torch_cuda"),
+    ],
+)
+def test_what_keeps_the_engine_from_a_gpu_is_named(installed, torch, triton, obstacle):
+    installed(torch, triton)
+    assert find_gpu_obstacle() == obstacle
+
+
+def test_the_engine_sees_its_gpus_and_what_keeps_it_from_them(installed, monkeypatch):
+    installed(CPU)
+    monkeypatch.setattr(gpus, "_run", smi)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(engine_machine().gpus) == 2
+    assert "without CUDA" in engine_machine().gpu_obstacle
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (engine_machine().gpus, engine_machine().gpu_obstacle) == ((), None)
 
 
 def test_an_answer_that_is_no_table_means_no_gpus():

@@ -268,8 +268,8 @@ CHECKS = (
         section=Section.GPU,
         run=_vram,
         needs=("gpu.driver",),
-        why="The GPU with the most free memory is looked at. What does not fit fails at start, or "
-        "at the first long prompt.",
+        why="The GPU with the most free memory is looked at. Without room for all that every token "
+        "uses, the server leaves the GPU alone and computes on the CPU.",
     ),
     Check(
         id="gpu.arch",

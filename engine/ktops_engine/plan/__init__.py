@@ -1,7 +1,8 @@
 """The only place that knows what fits where, and how fast it can be. Pure: no torch, no I/O.
 
-`place` puts a model on a machine, `plan` does and refuses what does not fit, `predict` says how
-fast a placement can be. The engine, the doctor, the server and `ktops plan` all ask here.
+`place` puts a model on a machine, `place_served` in a way that this version's engine computes,
+`plan` does that and refuses what does not fit, `predict` says how fast a placement can be. The
+engine, the doctor, the server and `ktops plan` all ask here.
 """
 
 from ktops_engine.plan.fitting import Lack, lack_of_ram, largest_context, plan
@@ -22,6 +23,7 @@ from ktops_engine.plan.placement import (
     usable_bytes,
 )
 from ktops_engine.plan.predict import Prediction, Resource, Unknown, predict, token_flops
+from ktops_engine.plan.served import place_served
 from ktops_engine.plan.shares import Placement, Share
 from ktops_engine.plan.sizes import BLOCK_SIZE, cache_bytes_per_token, kv_up_bytes
 from ktops_engine.plan.threads import MEASURED_BYTES, best_threads
@@ -50,6 +52,7 @@ __all__ = [
     "lack_of_ram",
     "largest_context",
     "place",
+    "place_served",
     "plan",
     "predict",
     "tensors_q4_k_m",

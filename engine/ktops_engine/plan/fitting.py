@@ -9,11 +9,10 @@ from ktops_engine.errors import EXIT_NOT_ENOUGH, KtopsError
 from ktops_engine.machine import MachineFacts
 from ktops_engine.plan.model_bytes import ModelFacts
 from ktops_engine.plan.placement import place
+from ktops_engine.plan.served import place_served
 from ktops_engine.plan.shares import Placement
-from ktops_engine.plan.sizes import BLOCK_SIZE
-from ktops_engine.text import text
-
-GIB = 1 << 30
+from ktops_engine.plan.sizes import BLOCK_SIZE, gib
+from ktops_engine.text import joined, text
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def plan(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Plac
 
     Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2), not-enough-memory (status 4).
     """
-    placement = place(config, facts, machine)
+    placement = place_served(config, facts, machine)
     if not placement.fits:
         raise not_enough_memory(placement, machine)
     return placement
@@ -47,21 +46,22 @@ def lack_of_ram(placement: Placement) -> Lack | None:
 
 
 def not_enough_memory(placement: Placement, machine: MachineFacts) -> KtopsError:
-    """The refusal of a placement that does not fit, with its numbers."""
+    """The refusal of a placement that does not fit, with its numbers and what else was said."""
     weights = placement.weights_bytes + placement.kv_up_bytes
+    lack = text(
+        "this model needs {needed} GiB of RAM (weights {weights}, cache for {tokens} tokens "
+        "{cache}, the rest {rest}); {available} of {total} GiB are available to this process",
+        needed=gib(placement.total_bytes),
+        weights=gib(weights),
+        tokens=placement.ctx_size,
+        cache=gib(placement.kv_cache_bytes),
+        rest=gib(placement.runtime_bytes),
+        available=gib(machine.available_ram_bytes),
+        total=gib(machine.total_ram_bytes),
+    )
     return KtopsError(
         "not-enough-memory",
-        text(
-            "this model needs {needed} GiB of RAM (weights {weights}, cache for {tokens} tokens "
-            "{cache}, the rest {rest}); {available} of {total} GiB are available to this process",
-            needed=_gib(placement.total_bytes),
-            weights=_gib(weights),
-            tokens=placement.ctx_size,
-            cache=_gib(placement.kv_cache_bytes),
-            rest=_gib(placement.runtime_bytes),
-            available=_gib(machine.available_ram_bytes),
-            total=_gib(machine.total_ram_bytes),
-        ),
+        joined([lack, *placement.notes], "\n  "),
         text("free memory, give a smaller --ctx-size, or choose a smaller model: ktops models"),
         exit_status=EXIT_NOT_ENOUGH,
     )
@@ -93,7 +93,3 @@ def largest_context(config: EngineConfig, facts: ModelFacts, machine: MachineFac
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle * BLOCK_SIZE) else (low, middle)
     return low * BLOCK_SIZE
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / GIB:.1f}"

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ktops_engine.gguf import GgufModel, QuantType
 from ktops_engine.model_config import ModelConfig
+from ktops_engine.text import Text, text
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
 
@@ -82,17 +83,41 @@ class ModelBytes:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model to plan for. `source`: its files, or a description by the rules of Q4_K_M."""
+    """A model to plan for. `source`: its files, or a description by the rules of Q4_K_M.
+
+    `gpu_obstacle` says why its experts cannot go to a GPU, None when they can.
+    """
 
     config: ModelConfig
     bytes: ModelBytes
     source: Literal["files", "description"] = "files"
+    gpu_obstacle: Text | None = None
 
 
 def facts_of_files(gguf: GgufModel, config: ModelConfig) -> ModelFacts:
     """The facts of a model whose files are here; every tensor is counted once."""
     sizes = {name: tensor.nbytes for name, tensor in gguf.tensors.items()}
-    return ModelFacts(config, sum_tensors(sizes, config.num_hidden_layers))
+    return ModelFacts(
+        config,
+        sum_tensors(sizes, config.num_hidden_layers),
+        gpu_obstacle=_find_gpu_obstacle(gguf),
+    )
+
+
+def _find_gpu_obstacle(gguf: GgufModel) -> Text | None:
+    """The first matrix of experts that the GPU's kernels cannot take: they unpack quantised panels
+    of 16 rows in steps of 64 columns."""
+    for name, tensor in gguf.tensors.items():
+        *_, rows, columns = (1, *tensor.shape)
+        is_packed = tensor.type.block_size > 1 and rows % 16 == 0 and columns % 64 == 0
+        if "_exps." in name and not is_packed:
+            return text(
+                "it has no kernels for experts of {type} with {rows} rows and {columns} columns",
+                type=tensor.type.name,
+                rows=rows,
+                columns=columns,
+            )
+    return None
 
 
 def describe_q4_k_m(config: ModelConfig) -> ModelFacts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import accumulate
 from types import MappingProxyType
 
 from ktops_engine.config import EngineConfig
@@ -26,8 +27,8 @@ from ktops_engine.plan.sizes import (
     cache_bytes_per_token,
     expert_sizes,
     gpu_buffer_bytes,
+    handed_bytes,
     kv_up_bytes,
-    staging_bytes,
 )
 from ktops_engine.plan.threads import choose_cpus
 from ktops_engine.text import text
@@ -44,9 +45,9 @@ LARGE_PREFILL_CHUNKS = (16384, 8192)
 def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Placement:
     """Place a model on a machine, whether its RAM suffices (`Placement.fits`) or not.
 
-    `config.gpu_memory_bytes` is the memory to use on each GPU. None uses as little as serves the
-    model at its full form: what every token uses, and routed experts only when all of them fit or
-    when RAM cannot hold them.
+    `config.gpu_memory_bytes` is the memory to use on each GPU, `config.gpu_experts` the most routed
+    experts to put there. Both None use as little as serves the model at its full form: what every
+    token uses, and routed experts only when all of them fit or when RAM cannot hold them.
 
     Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2).
     """
@@ -55,7 +56,7 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
     num_blocks = _num_blocks(config, ctx_size)
     for chunk in _prefill_chunks(config, machine, ctx_size):
         first_gpu, gpu_layers, is_whole = _fill_first_gpu(config, facts, machine, num_blocks, chunk)
-        ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks)
+        ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks, chunk)
         experts = _experts_on_gpus(config, facts, machine, first_gpu, ram)
         ram[Part.ROUTED_EXPERTS] -= sum(experts)
         if is_whole and ram.total() <= machine.available_ram_bytes:
@@ -69,7 +70,8 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         ram=_share("ram", machine.available_ram_bytes, ram),
         gpus=_gpu_shares(config, machine, first_gpu, experts),
         gpu_layers=gpu_layers,
-        gpu_expert_layers=_whole_layers(facts, sum(experts)),
+        gpu_experts=_count(expert_sizes(facts), sum(experts)),
+        gpu_expert_layers=_count(_expert_layers(facts), sum(experts)),
         notes=notes,
     )
 
@@ -138,7 +140,7 @@ def _steps(facts: ModelFacts, num_blocks: int) -> list[dict[Part, int]]:
 
 
 def _in_ram(
-    facts: ModelFacts, on_gpu: Mapping[Part, int], gpu_layers: int, num_blocks: int
+    facts: ModelFacts, on_gpu: Mapping[Part, int], gpu_layers: int, num_blocks: int, chunk: int
 ) -> Counter[Part]:
     """Parts in RAM while all routed experts are there."""
     model = facts.config
@@ -149,7 +151,7 @@ def _in_ram(
     share = cpu_layers / model.num_hidden_layers
     parts[Part.KV_UP] = round(kv_up_bytes(model) * share)
     parts[Part.KV_CACHE] = round(num_blocks * BLOCK_SIZE * cache_bytes_per_token(model) * share)
-    parts[Part.BUFFERS] = RUNTIME_BYTES + (staging_bytes(facts) if gpu_layers else 0)
+    parts[Part.BUFFERS] = RUNTIME_BYTES + (handed_bytes(model, chunk) if gpu_layers else 0)
     return parts
 
 
@@ -165,9 +167,13 @@ def _experts_on_gpus(
         return [0] * len(machine.gpus)
     rooms = [usable_bytes(config, gpu) - GPU_RUNTIME_BYTES for gpu in machine.gpus]
     rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
-    sizes = expert_sizes(facts)
+    sizes = expert_sizes(facts)[: config.gpu_experts]
     filled = _fill(sizes, rooms)
-    if config.gpu_memory_bytes is not None or sum(filled) == facts.bytes.routed_experts:
+    if (
+        config.gpu_experts is not None
+        or config.gpu_memory_bytes is not None
+        or sum(filled) == facts.bytes.routed_experts
+    ):
         return filled
     return _fill(sizes, rooms, at_least=ram.total() - machine.available_ram_bytes)
 
@@ -200,15 +206,13 @@ def _gpu_shares(
     return tuple(shares)
 
 
-def _whole_layers(facts: ModelFacts, num_bytes: int) -> int:
-    layers = 0
-    for layer in facts.bytes.layers:
-        if layer.routed_experts:
-            num_bytes -= layer.routed_experts
-            if num_bytes < 0:
-                break
-            layers += 1
-    return layers
+def _expert_layers(facts: ModelFacts) -> list[int]:
+    return [layer.routed_experts for layer in facts.bytes.layers if layer.routed_experts]
+
+
+def _count(sizes: list[int], num_bytes: int) -> int:
+    """How many of `sizes`, from the first on, are whole in `num_bytes`."""
+    return sum(end <= num_bytes for end in accumulate(sizes))
 
 
 def _share(device: str, usable: int, parts: Counter[Part]) -> Share:

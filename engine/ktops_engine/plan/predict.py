@@ -7,6 +7,7 @@ version, except through the rates that were measured with it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,7 +63,7 @@ def predict(placement: Placement, facts: ModelFacts, machine: MachineFacts) -> P
     prefill = [_prefill_seconds(placement, facts, machine, end) for end in (LOW, HIGH)]
     return Prediction(
         decode_tokens_per_s=(1 / sum(decode[LOW].values()), 1 / sum(decode[HIGH].values())),
-        prefill_tokens_per_s=(1 / max(prefill[LOW].values()), 1 / max(prefill[HIGH].values())),
+        prefill_tokens_per_s=(1 / sum(prefill[LOW].values()), 1 / sum(prefill[HIGH].values())),
         limited_by=_largest(decode[HIGH]),
         prefill_limited_by=_largest(prefill[HIGH]),
     )
@@ -134,37 +135,78 @@ def _decode_seconds(
     return seconds
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Seconds of one prompt token, and what they are spent on."""
+
+    seconds: float
+    resource: Resource
+
+
 def _prefill_seconds(
     placement: Placement, facts: ModelFacts, machine: MachineFacts, end: int
 ) -> dict[Resource, float]:
-    """Seconds of one prompt token on each resource; they overlap, so the longest counts.
+    """Seconds of one prompt token by what they are spent on: what every token uses, then the
+    experts, because a layer's experts are known when its attention is done.
 
-    With a GPU, experts in RAM are streamed to it and the CPU computes some meanwhile, so that both
-    finish together: their token rates add up. At the low end, nothing is computed meanwhile.
+    Experts in RAM are streamed to the GPU or computed by the CPU (low end: by whoever is faster),
+    or divided so that both finish together (high end: their token rates add up).
     """
     always, routed = token_flops(facts.config)
-    cpu_share = 1 - placement.gpu_layers / facts.config.num_hidden_layers
-    cpu_flops = _cpu_flops(placement, machine, end)
-    if not placement.gpus:
-        memory, _ = _cpu_read_rates(placement, machine, end)
-        return {
-            Resource.CPU_COMPUTE: (always + routed) / cpu_flops,
-            Resource.RAM_BANDWIDTH: placement.ram.weights_bytes / placement.prefill_chunk / memory,
-        }
-    gpu = machine.gpus[0]
-    in_ram = placement.ram.routed_bytes / max(1, facts.bytes.routed_experts)
-    gpu_flops = (gpu.bf16_flops or 0.0) * rates.GPU_FLOPS_SHARE[end]
-    seconds = {Resource.GPU_COMPUTE: (always * (1 - cpu_share) + routed) / gpu_flops}
-    if cpu_share:
-        seconds[Resource.CPU_COMPUTE] = always * cpu_share / cpu_flops
-    if placement.ram.routed_bytes:
-        pcie = (gpu.pcie_bandwidth or 0.0) * rates.PCIE_SHARE[end]
-        streamed = placement.prefill_chunk * pcie / placement.ram.routed_bytes
-        computed = cpu_flops / (routed * in_ram) if end == HIGH else 0.0
-        seconds[Resource.PCIE if streamed >= computed else Resource.CPU_COMPUTE] = max(
-            1 / (streamed + computed), seconds.get(Resource.CPU_COMPUTE, 0.0)
-        )
+    ram, model_bytes = placement.ram, facts.bytes
+    on_gpu = placement.gpu_layers / facts.config.num_hidden_layers
+    in_ram = ram.routed_bytes / max(1, model_bytes.routed_experts)
+    other_bytes = ram.weights_bytes - ram.routed_bytes - ram.parts.get(Part.TOKEN_EMBEDDING, 0)
+    work = [_on_cpu(placement, machine, end, always * (1 - on_gpu), other_bytes)]
+    if placement.gpus:
+        flops, expert_flops = _gpu_flops(machine, end)
+        there = always * on_gpu / flops + routed * (1 - in_ram) / expert_flops
+        work.append(_Work(there, Resource.GPU_COMPUTE))
+    if ram.routed_bytes:
+        ways = [_on_cpu(placement, machine, end, routed * in_ram, ram.routed_bytes)]
+        if placement.gpus:
+            ways.append(_streamed(placement, machine, end, routed * in_ram))
+        work.append(_together(ways) if end == HIGH else min(ways, key=lambda way: way.seconds))
+    seconds: dict[Resource, float] = {}
+    for part in work:
+        seconds[part.resource] = seconds.get(part.resource, 0.0) + part.seconds
     return seconds
+
+
+def _on_cpu(
+    placement: Placement, machine: MachineFacts, end: int, flops: float, num_bytes: int
+) -> _Work:
+    """`flops` of a token on the CPU, which reads `num_bytes` of weights once for a chunk."""
+    compute = flops / _cpu_flops(placement, machine, end)
+    memory, _ = _cpu_read_rates(placement, machine, end)
+    read = num_bytes / placement.prefill_chunk / memory if num_bytes else 0.0
+    return _Work(
+        compute + read, Resource.CPU_COMPUTE if compute >= read else Resource.RAM_BANDWIDTH
+    )
+
+
+def _streamed(placement: Placement, machine: MachineFacts, end: int, flops: float) -> _Work:
+    """The experts in RAM on the first GPU: all of them go there once for a chunk, while those that
+    came before are computed."""
+    pcie = (machine.gpus[0].pcie_bandwidth or 0.0) * rates.PCIE_SHARE[end]
+    brought = placement.ram.routed_bytes / placement.prefill_chunk / pcie
+    _, expert_flops = _gpu_flops(machine, end)
+    computed = flops / expert_flops
+    return _Work(
+        max(brought, computed), Resource.PCIE if brought >= computed else Resource.GPU_COMPUTE
+    )
+
+
+def _together(ways: Sequence[_Work]) -> _Work:
+    """Work divided among all ways so that they finish together; the fastest limits most."""
+    fastest = min(ways, key=lambda way: way.seconds)
+    return _Work(1 / sum(1 / way.seconds for way in ways), fastest.resource)
+
+
+def _gpu_flops(machine: MachineFacts, end: int) -> tuple[float, float]:
+    """FLOP/s of the first GPU for what every token uses, and for routed experts."""
+    peak = machine.gpus[0].bf16_flops or 0.0
+    return peak * rates.GPU_FLOPS_SHARE[end], peak * rates.GPU_EXPERT_FLOPS_SHARE[end]
 
 
 def _cpu_read_rates(placement: Placement, machine: MachineFacts, end: int) -> tuple[float, float]:

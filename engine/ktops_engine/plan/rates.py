@@ -29,6 +29,9 @@ GPU_HOP_SECONDS: Range = (40e-6, 10e-6)
 PCIE_SHARE: Range = (0.77, 1.0)
 # Of the datasheet's dense bf16 FLOP/s: matrix products of a chunk of a prompt, weights unpacked.
 GPU_FLOPS_SHARE: Range = (0.25, 0.60)
+# The same for routed experts, many small products. Low: the grouped kernels of this version on an
+# H100 with 64 to 128 tokens an expert (74 to 114 TFLOP/s).
+GPU_EXPERT_FLOPS_SHARE: Range = (0.08, 0.45)
 # Seconds between two kernels of a layer that depend on each other, times kernels in a layer.
 GPU_LAYER_SECONDS: Range = (20e-6, 5e-6)
 # A layer on the CPU besides reading its weights: calls, small operations, waking threads. Low: this

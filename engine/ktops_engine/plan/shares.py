@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 from ktops_engine.plan.model_bytes import WEIGHT_PARTS, Part
 
+# Weights that every token uses, besides its row of the embedding.
+EVERY_TOKEN_PARTS = (
+    Part.ATTENTION,
+    Part.ROUTER,
+    Part.SHARED_EXPERTS,
+    Part.OUTPUT_HEAD,
+    Part.DENSE_LAYERS,
+)
+
 
 @dataclass(frozen=True)
 class Share:
@@ -38,8 +47,9 @@ class Placement:
     quantised values along one side do not allow, so it is held as float32. The latent cache is
     float32 there too (the CPU has no faster form), and bfloat16 on a GPU.
 
-    `gpu_layers` counts the layers whose attention is on a GPU, `gpu_expert_layers` those whose
-    routed experts are all in GPU memory.
+    `gpu_layers` counts the layers whose attention is on a GPU, `gpu_experts` the routed experts in
+    GPU memory over all layers (the first ones, layer by layer), `gpu_expert_layers` the layers
+    whose routed experts are all there.
     """
 
     cpus: tuple[int, ...]
@@ -50,12 +60,18 @@ class Placement:
     ram: Share
     gpus: tuple[Share, ...] = ()
     gpu_layers: int = 0
+    gpu_experts: int = 0
     gpu_expert_layers: int = 0
     notes: tuple[str, ...] = ()
 
     @property
     def num_threads(self) -> int:
         return len(self.cpus)
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether GPUs hold all that every token uses."""
+        return bool(self.gpus) and not any(self.ram.parts.get(part) for part in EVERY_TOKEN_PARTS)
 
     @property
     def fits(self) -> bool:

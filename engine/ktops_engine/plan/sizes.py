@@ -14,8 +14,10 @@ BFLOAT16_BYTES = 2
 RUNTIME_BYTES = 768 << 20
 # The same on a GPU: the CUDA context, its libraries' workspaces and kernels.
 GPU_RUNTIME_BYTES = 768 << 20
-# Experts in one of the two buffers that they stream through on their way to the GPU.
-STAGED_EXPERTS = 8
+# Buffers that experts stream through on a GPU: three in turn, and one that is filled ahead.
+STAGED_EXPERTS = 3 * 4 + 16
+# Pairs of a token and an expert that one launch on a GPU computes.
+BATCH_PAIRS = 4096
 
 
 def cache_bytes_per_token(model: ModelConfig, value_bytes: int = FLOAT32_BYTES) -> int:
@@ -32,19 +34,24 @@ def kv_up_bytes(model: ModelConfig) -> int:
 def gpu_buffer_bytes(facts: ModelFacts, chunk: int) -> int:
     """Bytes on a GPU besides weights and cache, with prompts computed `chunk` tokens at a time.
 
-    A token of a chunk takes its residual stream (float32 and four bfloat16 copies), its heads'
-    queries, keys and values in bfloat16, and the inner and outer values of its experts.
+    A token of a chunk takes its residual stream and what experts add to it (float32, and bfloat16
+    copies), its heads' queries, keys, values and outputs in bfloat16. Beside that are the buffers
+    that experts stream through, and the inner (bfloat16) and outer (float32) values of the pairs
+    that are computed at a time.
     """
     model = facts.config
     heads = 2 * model.qk_head_dim + 2 * model.v_head_dim
-    inner = model.num_experts_per_tok * (2 * model.moe_intermediate_size + model.hidden_size)
-    values = 6 * model.hidden_size + model.num_attention_heads * heads + inner
-    return GPU_RUNTIME_BYTES + chunk * values * BFLOAT16_BYTES + staging_bytes(facts)
+    token = BFLOAT16_BYTES * (6 * model.hidden_size + model.num_attention_heads * heads)
+    pair = BFLOAT16_BYTES * model.moe_intermediate_size + FLOAT32_BYTES * model.hidden_size
+    pairs = min(chunk * model.num_experts_per_tok, BATCH_PAIRS)
+    staged = STAGED_EXPERTS * max(expert_sizes(facts), default=0)
+    return GPU_RUNTIME_BYTES + chunk * token + pairs * pair + staged
 
 
-def staging_bytes(facts: ModelFacts) -> int:
-    """Bytes of the double buffer that streams experts: once on the GPU, once pinned in RAM."""
-    return 2 * STAGED_EXPERTS * max(expert_sizes(facts), default=0)
+def handed_bytes(model: ModelConfig, chunk: int) -> int:
+    """Bytes in RAM through which the CPU's share of a chunk comes from a GPU and goes back, both
+    in float32."""
+    return 2 * FLOAT32_BYTES * chunk * model.hidden_size
 
 
 def expert_sizes(facts: ModelFacts) -> list[int]:
@@ -56,3 +63,8 @@ def expert_sizes(facts: ModelFacts) -> list[int]:
         if layer.routed_experts
         for _ in range(count)
     ]
+
+
+def gib(num_bytes: int) -> str:
+    """Bytes as a sentence has them before "GiB": 14_000_000_000 -> '13.0'."""
+    return f"{num_bytes / (1 << 30):.1f}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ktops.planning.machines.datasheet import CpuSheet, Datasheet, load_datasheet
+from ktops.units import parse_amount
 from ktops_engine.errors import EXIT_USAGE, KtopsError
 from ktops_engine.machine import GpuFacts, MachineFacts
 from ktops_engine.plan.rates import CORE_READ_BYTES
@@ -22,19 +23,6 @@ EXAMPLE = "cores=32,ram=512GiB,bandwidth=300GB/s"
 EXAMPLE_GPU = "vram=24GiB,gpu-bandwidth=1000GB/s,pcie=25GB/s,tflops=165"
 # Of a described machine's RAM, what its system leaves to a model.
 AVAILABLE_SHARE = 0.98
-_UNITS = MappingProxyType(
-    {
-        "k": 1e3,
-        "m": 1e6,
-        "g": 1e9,
-        "t": 1e12,
-        "ki": 2.0**10,
-        "mi": 2.0**20,
-        "gi": 2.0**30,
-        "ti": 2.0**40,
-    }
-)
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)b(/s)?", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:(\d+)\s*[x*]\s*)?(.+)", re.IGNORECASE)
 _MAX_COUNT = 64
 _MAX_CORES = 4096
@@ -63,14 +51,6 @@ def machine_named(words: str) -> MachineFacts:
     if preset is not None:
         return replace(_described(preset.machine, sheet), name=preset.title)
     return _described(words, sheet)
-
-
-def parse_amount(words: str, *, is_rate: bool = False) -> float | None:
-    """Bytes (or bytes/s) of '24GiB', '300GB/s'; None when it is no such amount."""
-    found = _AMOUNT.fullmatch(words.strip())
-    if found is None or bool(found[3]) != is_rate:
-        return None
-    return float(found[1]) * _UNITS[found[2].lower()]
 
 
 def _described(words: str, sheet: Datasheet) -> MachineFacts:

@@ -15,20 +15,20 @@ def this_machine() -> MachineFacts:
     The bandwidth is measured where the native library is built (under a second, once), else taken
     from the datasheet of its processors, else None.
     """
-    from ktops_engine.gpus import detect_gpus
-    from ktops_engine.machine import detect_machine
+    from ktops_engine.gpus import engine_machine
     from ktops_engine.threads import remembered_thread_rates
 
-    machine = detect_machine()
-    machine = replace(
-        machine,
-        gpus=tuple(_with_rates(gpu) for gpu in detect_gpus()),
-        thread_rates=remembered_thread_rates(machine),
-    )
+    machine = with_gpu_rates(engine_machine())
+    machine = replace(machine, thread_rates=remembered_thread_rates(machine))
     measured = _measured(machine)
     if measured is not None:
         return replace(machine, read_bandwidth=measured, bandwidth_is_measured=True)
     return replace(machine, read_bandwidth=_of_datasheet(machine))
+
+
+def with_gpu_rates(machine: MachineFacts) -> MachineFacts:
+    """`machine` with what datasheets say of its GPUs."""
+    return replace(machine, gpus=tuple(_with_rates(gpu) for gpu in machine.gpus))
 
 
 def _measured(machine: MachineFacts) -> float | None:

@@ -1,0 +1,166 @@
+"""The placements that the engine of this version computes by."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planned_models import GIB, config, described, machine
+
+from ktops_engine.errors import KtopsError
+from ktops_engine.plan import (
+    Part,
+    every_token_gpu_bytes,
+    place,
+    place_served,
+    plan,
+    served,
+)
+from ktops_engine.text import text
+
+R1 = described()
+LITE = described("v2-lite-q4km")
+unhurried = settings(deadline=None, max_examples=30)  # the machine may be busy
+
+
+def without_notes(placement):
+    return dataclasses.replace(placement, notes=())
+
+
+def test_one_good_gpu_holds_what_every_token_uses_and_ram_the_experts():
+    host = machine(vram=(24 * GIB,))
+    placement = plan(config(), R1, host)
+    assert placement == place(config(), R1, host)
+    assert placement.is_hybrid
+    assert placement.gpu_experts == 0
+    assert placement.ram.routed_bytes == R1.bytes.routed_experts
+    assert placement.notes == ()
+
+
+def test_without_a_gpu_the_cpu_computes_alone_and_nothing_is_said():
+    placement = plan(config(), R1, machine())
+    assert (placement.is_hybrid, placement.gpus, placement.notes) == (False, (), ())
+
+
+def test_a_gpu_without_room_is_left_alone_with_the_numbers():
+    placement = plan(config(), R1, machine(vram=(10 * GIB,)))
+    assert without_notes(placement) == place(config(), R1, machine())
+    needed = every_token_gpu_bytes(config(), R1) / GIB
+    (note,) = placement.notes
+    assert note == (
+        f"the GPU is not used: 9.8 GiB of its memory can be used, {needed:.1f} GiB are needed for "
+        "all that every token uses"
+    )
+
+
+def test_a_budget_that_is_too_small_leaves_the_gpu_alone():
+    placement = plan(config(gpu_memory_bytes=2 * GIB), R1, machine(vram=(80 * GIB,)))
+    assert placement.gpus == ()
+    assert "2.0 GiB of its memory can be used" in placement.notes[0]
+
+
+def test_the_smallest_gpu_that_suffices_is_used_and_one_byte_less_is_not():
+    """With a budget, which takes nothing off for the allocator."""
+    needed = every_token_gpu_bytes(config(), R1)
+    host = machine(vram=(80 * GIB,))
+    assert plan(config(gpu_memory_bytes=needed), R1, host).is_hybrid
+    assert not plan(config(gpu_memory_bytes=needed - 1), R1, host).is_hybrid
+
+
+def test_two_gpus_are_said_to_be_one_too_many():
+    placement = plan(config(), R1, machine(vram=(24 * GIB, 24 * GIB)))
+    assert placement.is_hybrid
+    assert [share.device for share in placement.gpus] == ["gpu0"]
+    assert placement.notes == ("this version computes on the first of 2 GPUs",)
+
+
+def test_where_only_the_second_gpu_has_room_it_is_said_how_to_choose_it():
+    placement = plan(config(), R1, machine(vram=(1 * GIB, 80 * GIB)))
+    assert placement.gpus == ()
+    assert placement.notes[0].startswith("the GPU is not used: 1.0 GiB")
+    assert placement.notes[1] == (
+        "another GPU has 78.4 GiB: the first one that CUDA_VISIBLE_DEVICES names is used"
+    )
+
+
+def test_what_keeps_torch_from_the_gpu_is_said_whatever_its_memory():
+    host = machine(vram=(80 * GIB,))
+    host = dataclasses.replace(host, gpu_obstacle=text("torch here was built without CUDA"))
+    placement = plan(config(), R1, host)
+    assert without_notes(placement) == place(config(), R1, machine())
+    assert placement.notes == ("the GPU is not used: torch here was built without CUDA",)
+
+
+def test_experts_that_the_gpu_has_no_kernels_for_leave_all_to_the_cpu():
+    facts = dataclasses.replace(R1, gpu_obstacle=text("it has no kernels for these"))
+    placement = plan(config(), facts, machine(vram=(80 * GIB,)))
+    assert placement.gpus == ()
+    assert placement.notes == ("the GPU is not used: it has no kernels for these",)
+
+
+def test_the_remarks_on_threads_are_kept():
+    placement = plan(config(cpu_infer=65), R1, machine(num_cores=2, vram=(24 * GIB, 24 * GIB)))
+    assert "--cpu-infer 65" in placement.notes[0]
+    assert len(placement.notes) == 2
+
+
+@pytest.fixture
+def experts_on_gpu(monkeypatch):
+    monkeypatch.setattr(served, "SERVES_GPU_EXPERTS", True)
+
+
+WISHES = [{"gpu_memory_bytes": 40 * GIB}, {"gpu_experts": 300}]
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_wishes_for_experts_in_gpu_memory_are_obeyed(experts_on_gpu, wish):
+    host = machine(vram=(48 * GIB,))
+    placement = plan(config(**wish), R1, host)
+    assert placement == place(config(**wish), R1, host)
+    assert placement.gpu_experts >= 300
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_an_engine_without_them_keeps_experts_in_ram_and_says_so(monkeypatch, wish):
+    monkeypatch.setattr(served, "SERVES_GPU_EXPERTS", False)
+    placement = plan(config(**wish), R1, machine(vram=(48 * GIB,)))
+    assert placement.is_hybrid
+    assert placement.ram.routed_bytes == R1.bytes.routed_experts
+    assert placement.notes == ("this version keeps all routed experts in RAM",)
+
+
+def test_without_a_wish_experts_go_to_the_gpu_only_when_all_fit_or_ram_is_short(experts_on_gpu):
+    everything = plan(config(), LITE, machine(vram=(24 * GIB,)))
+    assert (everything.ram.routed_bytes, everything.gpu_expert_layers) == (0, 26)
+    assert plan(config(), R1, machine(vram=(80 * GIB,))).gpu_experts == 0
+    short = plan(config(), R1, machine(320 * GIB, vram=(80 * GIB,)))
+    assert short.ram.total_bytes <= 320 * GIB
+    assert short.gpus[0].parts[Part.ROUTED_EXPERTS] > 40 * GIB
+
+
+def test_what_neither_ram_nor_the_first_gpu_holds_is_refused(experts_on_gpu):
+    with pytest.raises(KtopsError) as caught:
+        plan(config(), R1, machine(64 * GIB, vram=(96 * GIB,) * 8))
+    assert caught.value.code == "not-enough-memory"
+
+
+@unhurried
+@given(
+    ram=st.integers(1, 600),
+    vram=st.lists(st.integers(0, 200), max_size=3),
+    budget=st.none() | st.integers(1, 100),
+    experts=st.none() | st.integers(0, 20_000),
+)
+def test_the_engine_gets_one_gpu_with_all_that_every_token_uses_or_none(ram, vram, budget, experts):
+    wish = config(gpu_memory_bytes=budget and budget * GIB, gpu_experts=experts)
+    host = machine(ram * GIB, vram=tuple(size * GIB for size in vram))
+    placement = place_served(wish, R1, host)
+    assert placement.is_hybrid == bool(placement.gpus)
+    assert len(placement.gpus) <= 1
+    assert placement.gpu_layers == (61 if placement.gpus else 0)
+    for share in placement.gpus:
+        assert share.total_bytes <= share.usable_bytes
+    if vram and not placement.gpus:
+        assert placement.notes
