@@ -128,7 +128,6 @@ def test_decode_computes_the_resident_experts_and_leaves_the_others(
 def test_the_next_layers_experts_are_brought_ahead(engine: Engine, device: str) -> None:
     engine.stream.rates = ALL_STREAMED
     first, second = engine.streamed(), engine.streamed()
-    first.next_layer, second.next_layer = second, first
     calls = [prompt(device, 20) for _ in range(3)]
     results = [experts(*call) for call, experts in zip(calls, (first, second, first), strict=True)]
     assert engine.stream.stats.ahead == 6

@@ -23,7 +23,6 @@ from ktops_engine.kernels.dot import dot
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.stretches import (
     STRETCHES,
-    from_byte,
     has_stretches,
     load_stretch,
     reorder,
@@ -32,7 +31,6 @@ from ktops_engine.kernels.stretches import (
 
 ROW_TILE = 64
 MAX_PAIR_TILE = 128
-PARTS = 2  # of a stretch, one a turn: more need less shared memory, and more instructions
 NUM_STAGES = 2
 COMBINE_COLS = 1024
 
@@ -138,7 +136,6 @@ def _sizes(matrix: GpuMatrix, tile_pairs: int) -> dict[str, int]:
         "RUN": cut.groups * cut.words,
         "ROW_TILE": ROW_TILE,
         "PAIR_TILE": tile_pairs,
-        "PARTS": PARTS,
         "num_warps": 8 if tile_pairs >= 128 else 4,
         "num_stages": NUM_STAGES,
     }
@@ -158,7 +155,7 @@ def _gate_up(
     x, gate, up, h, pair_tokens, tiles, first_tile, first_pair,
     TYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, MATRIX_WORDS: tl.constexpr,
     NIBBLES: tl.constexpr, RUN: tl.constexpr,
-    ROW_TILE: tl.constexpr, PAIR_TILE: tl.constexpr, PARTS: tl.constexpr,
+    ROW_TILE: tl.constexpr, PAIR_TILE: tl.constexpr,
 ):  # fmt: skip
     slot, first, end, rows = _tile(tiles, first_tile, ROWS // ROW_TILE, ROW_TILE)
     gate += slot * MATRIX_WORDS
@@ -169,12 +166,11 @@ def _gate_up(
     gates = tl.zeros([PAIR_TILE, ROW_TILE], tl.float32)
     ups = tl.zeros([PAIR_TILE, ROW_TILE], tl.float32)
     STRETCH: tl.constexpr = 4 * NIBBLES * RUN
-    for turn in range(COLS // STRETCH * PARTS):
-        byte = turn % PARTS * (4 // PARTS)
-        g = from_byte(load_stretch(gate, rows, turn // PARTS, TYPE, COLS), byte, TYPE)
-        u = from_byte(load_stretch(up, rows, turn // PARTS, TYPE, COLS), byte, TYPE)
-        for run in tl.static_range(4 * NIBBLES // PARTS):
-            part = tl.load(columns + (turn * (STRETCH // PARTS) + run * RUN))
+    for stretch in range(COLS // STRETCH):
+        g = load_stretch(gate, rows, stretch, TYPE, COLS)
+        u = load_stretch(up, rows, stretch, TYPE, COLS)
+        for run in tl.static_range(4 * NIBBLES):
+            part = tl.load(columns + (stretch * STRETCH + run * RUN))
             gates = dot(part, run_weights(g, run // NIBBLES, run % NIBBLES, TYPE), gates)
             ups = dot(part, run_weights(u, run // NIBBLES, run % NIBBLES, TYPE), ups)
     values = gates * tl.sigmoid(gates) * ups
@@ -187,7 +183,7 @@ def _down(
     h, down, out, pair_weights, tiles, first_tile, first_pair,
     TYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, MATRIX_WORDS: tl.constexpr,
     NIBBLES: tl.constexpr, RUN: tl.constexpr,
-    ROW_TILE: tl.constexpr, PAIR_TILE: tl.constexpr, PARTS: tl.constexpr,
+    ROW_TILE: tl.constexpr, PAIR_TILE: tl.constexpr,
 ):  # fmt: skip
     slot, first, end, rows = _tile(tiles, first_tile, ROWS // ROW_TILE, ROW_TILE)
     down += slot * MATRIX_WORDS
@@ -198,11 +194,10 @@ def _down(
     columns = h + (records * COLS)[:, None] + tl.arange(0, RUN)[None, :]
     sums = tl.zeros([PAIR_TILE, ROW_TILE], tl.float32)
     STRETCH: tl.constexpr = 4 * NIBBLES * RUN
-    for turn in range(COLS // STRETCH * PARTS):
-        byte = turn % PARTS * (4 // PARTS)
-        d = from_byte(load_stretch(down, rows, turn // PARTS, TYPE, COLS), byte, TYPE)
-        for run in tl.static_range(4 * NIBBLES // PARTS):
-            part = tl.load(columns + (turn * (STRETCH // PARTS) + run * RUN))
+    for stretch in range(COLS // STRETCH):
+        d = load_stretch(down, rows, stretch, TYPE, COLS)
+        for run in tl.static_range(4 * NIBBLES):
+            part = tl.load(columns + (stretch * STRETCH + run * RUN))
             sums = dot(part, run_weights(d, run // NIBBLES, run % NIBBLES, TYPE), sums)
     target = out + (records * ROWS)[:, None] + rows[None, :]
     tl.store(target, sums * weight[:, None], mask=(pairs < end)[:, None])

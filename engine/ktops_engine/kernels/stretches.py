@@ -77,15 +77,6 @@ def load_stretch(matrix, rows, stretch, TYPE: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
-def from_byte(tile, byte, TYPE: tl.constexpr):
-    """A stretch whose byte 0 is number `byte` of this one."""
-    low, high, scale0, offset0, scale1, offset1 = tile
-    # Q5_0 has the fifth bits of a word's bytes side by side.
-    high = high >> (byte if TYPE == Q5_0 else 8 * byte)
-    return low >> (8 * byte), high, scale0, offset0, scale1, offset1
-
-
-@triton.jit
 def run_weights(tile, BYTE: tl.constexpr, NIBBLE: tl.constexpr, TYPE: tl.constexpr):
     """One run: [words, R] bfloat16."""
     low, high, scale0, offset0, scale1, offset1 = tile

@@ -35,7 +35,7 @@ from ktops_engine.moe.gpu_experts import (
     has_gpu_kernels,
 )
 from ktops_engine.moe.host_memory import copy_bytes
-from ktops_engine.moe.staging import Staging
+from ktops_engine.moe.staging import NUM_BUFFERS, Staging
 from ktops_engine.native.load import Matrix, Pool
 
 # Of a first call, before anything has been measured.
@@ -59,6 +59,15 @@ class StreamStats:
     cpu_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """Experts of a layer in the buffer that is filled ahead."""
+
+    layer: StreamedExperts
+    slot_of: dict[int, int]
+    matrices: ExpertMatrices
+
+
 class ExpertStream:
     """What all layers share: staging buffers, the thread that waits for the CPU, and the rates."""
 
@@ -76,14 +85,29 @@ class ExpertStream:
         self.staging = Staging(device, max_expert_bytes, group_experts, ahead_experts)
         self.rates = FIRST_RATES
         self.stats = StreamStats()
-        # Who lies in the buffer that is filled ahead.
-        self.ahead: tuple[StreamedExperts, dict[int, int], ExpertMatrices] | None = None
+        self._layers: list[StreamedExperts] = []
+        # Who is in the buffer that is filled ahead, or on the way there.
+        self._ahead: Future[Ahead] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ktops-cpu-experts")
         self._unmeasured: tuple[Split, Callable[[], float], float] | None = None
+
+    def add(self, layer: StreamedExperts) -> None:
+        """Layers are added in the order in which they are called."""
+        self._layers.append(layer)
 
     def submit(self, work: Callable[[], float]) -> Future[float]:
         """Run `work` beside the caller."""
         return self._thread.submit(work)
+
+    def bring_ahead_after(self, layer: StreamedExperts) -> None:
+        """Queue copies of some experts of the next layer, beside the caller."""
+        following = self._layers[(self._layers.index(layer) + 1) % len(self._layers)]
+        self._ahead = self._thread.submit(following.bring_ahead)
+
+    def ahead_of(self, layer: StreamedExperts) -> Ahead | None:
+        """Those of its experts that have been brought ahead."""
+        ahead = self._ahead.result() if self._ahead is not None else None
+        return ahead if ahead is not None and ahead.layer is layer else None
 
     def learn(self) -> None:
         """Correct the rates by the layer before, whose GPU work is over by now."""
@@ -107,9 +131,8 @@ class StreamedExperts:
     """y = sum over chosen experts of weight * down(silu(gate(x)) * up(x)), for prompts.
 
     gate, up: [experts, intermediate, hidden]; down: [experts, hidden, intermediate]; packed, in
-    RAM. `resident` experts are taken from GPU memory. `next_layer` is what will be called after
-    this one, to bring some of its experts ahead; None: nothing is. Types that the GPU has no kernel
-    for stay on the CPU.
+    RAM. `resident` experts are taken from GPU memory. Types that the GPU has no kernel for stay on
+    the CPU.
     """
 
     def __init__(
@@ -120,8 +143,8 @@ class StreamedExperts:
         down: Matrix,
         resident: ResidentExperts | None = None,
     ) -> None:
-        self.next_layer: StreamedExperts | None = None
         self._stream = stream
+        stream.add(self)
         self._matrices = (gate, up, down)
         self._rows = tuple(map(expert_rows, self._matrices))
         self._can_stream = has_gpu_kernels(self._matrices)
@@ -149,45 +172,49 @@ class StreamedExperts:
         ids, weights = (tensor.numpy() for tensor in routed())  # waits for the router
         stream.learn()
         self._counts = np.bincount(ids[ids >= 0], minlength=len(self._counts)).tolist()
-        ahead = self._take_ahead()
-        here = self._slot_of.keys() | ahead.keys()
+        ahead = stream.ahead_of(self)
+        slots_ahead = {} if ahead is None else ahead.slot_of
         split = split_experts(
-            self._counts, self._cost, stream.rates, here, can_stream=self._can_stream
+            self._counts,
+            self._cost,
+            stream.rates,
+            self._slot_of.keys() | slots_ahead.keys(),
+            can_stream=self._can_stream,
         )
+        runs = self._runs(split)
+        fetched = [self._fetch_next(run) for run in runs[:NUM_BUFFERS]]
         cpu_part = self._start_cpu(x, ids, weights, split)
         y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        gpu_seconds = self._run_gpu(x, ids, weights, split, ahead, y)
-        if split.streamed and self.next_layer is not None:
-            self.next_layer._bring_ahead()
+        gpu_seconds = self._run_gpu(x, ids, weights, split, ahead, runs, fetched, y)
         cpu_seconds = cpu_part.add_to(y) if cpu_part is not None else 0.0
+        if split.streamed:  # after y, which would have to wait for them on its way
+            stream.bring_ahead_after(self)
         stream.finished(split, gpu_seconds, cpu_seconds)
-        self._count(split, ahead)
+        self._count(split, slots_ahead)
         return y
 
-    def _count(self, split: Split, ahead: dict[int, int]) -> None:
+    def bring_ahead(self) -> Ahead:
+        """Queue copies of the experts that are likely to be asked for: those that were before."""
+        staging = self._stream.staging
+        others = (expert for expert in range(len(self._counts)) if expert not in self._slot_of)
+        likely = sorted(others, key=lambda expert: (-self._counts[expert], expert))
+        chosen = likely[: staging.ahead_experts] if self._can_stream else []
+        slot_of = {expert: slot for slot, expert in enumerate(chosen)}
+        return Ahead(self, slot_of, self._fetch(staging.ahead, chosen))
+
+    def _count(self, split: Split, slots_ahead: dict[int, int]) -> None:
         stats = self._stream.stats
-        num_ahead = sum(expert in ahead for expert in split.resident)
+        num_ahead = sum(expert in slots_ahead for expert in split.resident)
         stats.resident += len(split.resident) - num_ahead
         stats.ahead += num_ahead
         stats.streamed += len(split.streamed)
         stats.cpu += len(split.cpu)
         stats.streamed_bytes += len(split.streamed) * self._cost.num_bytes
 
-    def _take_ahead(self) -> dict[int, int]:
-        """Slots of this layer's experts in the buffer filled ahead."""
-        ahead = self._stream.ahead
-        return ahead[1] if ahead is not None and ahead[0] is self else {}
-
-    def _bring_ahead(self) -> None:
-        """Queue copies of the experts that are likely to be asked for: those that were before."""
-        staging = self._stream.staging
-        others = (expert for expert in range(len(self._counts)) if expert not in self._slot_of)
-        likely = sorted(others, key=lambda expert: (-self._counts[expert], expert))
-        chosen = likely[: staging.ahead_experts]
-        if chosen:
-            matrices = self._fetch(staging.ahead, chosen)
-            slots = {expert: slot for slot, expert in enumerate(chosen)}
-            self._stream.ahead = (self, slots, matrices)
+    def _runs(self, split: Split) -> list[tuple[int, ...]]:
+        """Streamed experts, those of one staging buffer together."""
+        size = self._stream.staging.group_experts
+        return [split.streamed[i : i + size] for i in range(0, len(split.streamed), size)]
 
     def _start_cpu(
         self, x: torch.Tensor, ids: Ids, weights: Floats, split: Split
@@ -206,33 +233,40 @@ class StreamedExperts:
         ids: Ids,
         weights: Floats,
         split: Split,
-        ahead: dict[int, int],
+        ahead: Ahead | None,
+        runs: Sequence[Sequence[int]],
+        fetched: list[tuple[int, ExpertMatrices]],
         y: torch.Tensor,
     ) -> Callable[[], float]:
-        """Queue copies and kernels. Returns what says how long they took, once they are over."""
+        """Queue kernels, and what is left of the copies. Returns what says how long it all took,
+        once it is over."""
         staging = self._stream.staging
-        size = staging.group_experts
         stay = [(e, self._slot_of[e]) for e in split.resident if e in self._slot_of]
-        early = [(e, ahead[e]) for e in split.resident if e not in self._slot_of]
-        runs = [split.streamed[i : i + size] for i in range(0, len(split.streamed), size)]
+        early = [(e, ahead.slot_of[e]) for e in split.resident if ahead and e in ahead.slot_of]
         groups = [stay, early, *([(e, slot) for slot, e in enumerate(run)] for run in runs)]
         if not any(groups):
             return lambda: 0.0
+        began = staging.mark()
         pairs, batches = group_pairs(ids, weights, self._counts, groups, x.device)
         x = reorder(x, QuantType(self._matrices[0].type))
-        began = staging.mark()
         if stay and self._resident is not None:
             _compute(x, self._resident.matrices, pairs, batches[0], y)
-        if early and self._stream.ahead is not None:
+        if early and ahead is not None:
             with staging.using(staging.ahead):
-                _compute(x, self._stream.ahead[2], pairs, batches[1], y)
-        for run, tiles in zip(runs, batches[2:], strict=True):
-            buffer = staging.next_buffer()
-            matrices = self._fetch(buffer, run)
+                _compute(x, ahead.matrices, pairs, batches[1], y)
+        for index, tiles in enumerate(batches[2:]):
+            buffer, matrices = fetched[index]
             with staging.using(buffer):
                 _compute(x, matrices, pairs, tiles, y)
+            if index + NUM_BUFFERS < len(runs):
+                fetched.append(self._fetch_next(runs[index + NUM_BUFFERS]))
         ended = staging.mark()
         return lambda: staging.seconds_between(began, ended)
+
+    def _fetch_next(self, experts: Sequence[int]) -> tuple[int, ExpertMatrices]:
+        """Queue the copies of experts into the staging buffer whose turn it is."""
+        buffer = self._stream.staging.next_buffer()
+        return buffer, self._fetch(buffer, experts)
 
     def _fetch(self, buffer: int, experts: Sequence[int]) -> ExpertMatrices:
         """Queue the copies of experts into a staging buffer: all gates, all ups, all downs."""
@@ -241,7 +275,7 @@ class StreamedExperts:
             for matrix, rows in zip(self._matrices, self._rows, strict=True):
                 num_bytes = len(experts) * rows.shape[1]
                 part, rest = rest[:num_bytes], rest[num_bytes:]
-                for target, expert in zip(part.view(len(experts), -1), experts, strict=True):
+                for target, expert in zip(part.view(-1, rows.shape[1]), experts, strict=True):
                     copy_bytes(target, rows[expert])
                 type = QuantType(matrix.type)
                 copied.append(GpuMatrix(part, type, matrix.rows, matrix.cols, len(experts)))
@@ -282,9 +316,9 @@ class _CpuPart:
         self._running = stream.submit(self._compute)
 
     def _compute(self) -> float:
-        """On the thread beside: the experts' products. Returns seconds."""
-        self._arrived()
+        """On the thread beside: the experts' products. Returns seconds, the way of x included."""
         started = perf_counter()
+        self._arrived()
         num_tokens, top_k = self._ids.shape
         self._pool.moe_forward(
             *self._matrices,
