@@ -57,26 +57,29 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
 
   const size_t job_rows =
       rows_per_job(weights.rows, weights.row_bytes, num_tokens, kPanelRows, pool.num_threads());
-  const size_t num_row_jobs = divide_up(weights.rows, job_rows);
+  const uint32_t num_nodes = nodes_of_rows(weights.rows, weights.row_bytes, pool.num_nodes());
+  const size_t num_row_jobs = RowJobs(weights.rows, job_rows, 1, num_nodes).count();
   // With too few rows to keep the threads busy the tokens are shared out too, a tile at a time.
   const size_t tile = tile_tokens(activations.record_bytes());
   const size_t job_tokens = num_row_jobs >= 4 * pool.num_threads() ? num_tokens : tile;
   const size_t num_token_jobs = divide_up(num_tokens, job_tokens);
+  const RowJobs jobs(weights.rows, job_rows, num_matrices * num_token_jobs, num_nodes);
   const auto multiply = [&](size_t index) {
-    const size_t row = index % num_row_jobs * job_rows, rest = index / num_row_jobs;
-    const size_t token = rest % num_token_jobs * job_tokens, matrix = rest / num_token_jobs;
+    const RowJobs::Job job = jobs.job(index);
+    const size_t token = job.matrix % num_token_jobs * job_tokens;
+    const size_t matrix = job.matrix / num_token_jobs;
     multiply_piece(weight_rows(args.weight, matrix, pool.kernels()), activations,
-                   {row, std::min(row + job_rows, weights.rows), token,
-                    std::min(token + job_tokens, num_tokens), matrix * num_tokens},
+                   {job.first_row, job.last_row, token, std::min(token + job_tokens, num_tokens),
+                    matrix * num_tokens},
                    args.y);
   };
-  const size_t num_jobs = num_row_jobs * num_token_jobs * num_matrices;
   const double weight_bytes = static_cast<double>(num_matrices * weights.rows * weights.row_bytes);
   const double products = static_cast<double>(num_matrices * weights.rows * weights.cols) *
                           static_cast<double>(num_tokens);
-  const ktops_pool::Step steps[] = {
+  ktops_pool::Step steps[] = {
       ktops_pool::step(activations.num_pieces(num_matrices * num_tokens), store),
-      ktops_pool::step(num_jobs, multiply)};
+      ktops_pool::step(jobs.count(), multiply)};
+  steps[1].node_ends = jobs.node_ends();
   if (is_small_job(weight_bytes, products))
     ktops_pool::run_alone(steps, 2);
   else

@@ -171,21 +171,19 @@ void clear_rows(const ktops_moe_args& args, size_t first_row, size_t last_row) {
 // The three steps and how they are cut into indices.
 class Steps {
  public:
-  Steps(const Pass& pass, uint32_t num_threads)
+  Steps(const Pass& pass, const ktops_pool& pool)
       : pass_(pass), num_experts_(std::max<size_t>(pass.plan.num_experts, 1)),
         gate_(weight_rows(pass.args.gate, 0, pass.kernels)),
-        down_(weight_rows(pass.args.down, 0, pass.kernels)) {
+        down_(weight_rows(pass.args.down, 0, pass.kernels)), up_rows_(rows_of_up_job(pool)),
+        down_rows_(rows_per_job(down_.rows, down_.row_bytes * num_experts_, tokens_each(),
+                                kPanelRows, pool.num_threads())),
+        up_jobs_(gate_.rows, up_rows_, pass.plan.num_experts,
+                 nodes_of_rows(gate_.rows, gate_.row_bytes, pool.num_nodes())),
+        down_jobs_(down_.rows, down_rows_, 1,
+                   nodes_of_rows(down_.rows, down_.row_bytes, pool.num_nodes())) {
     const Plan& plan = pass.plan;
     num_gate_pieces_ = plan.gate_input.num_pieces(pass.args.num_tokens);
     num_up_pieces_ = plan.shared_input ? 0 : plan.up_input.num_pieces(pass.args.num_tokens);
-    // Jobs of the first pass take turns among the experts: fewer rows of each when there are many.
-    const size_t threads_per_expert = divide_up(num_threads, num_experts_);
-    const size_t tokens_each = num_pairs() / num_experts_;
-    up_rows_ =
-        rows_per_job(gate_.rows, 2 * gate_.row_bytes, tokens_each, kGroupRows, threads_per_expert);
-    up_jobs_ = divide_up(gate_.rows, up_rows_);
-    down_rows_ = rows_per_job(down_.rows, down_.row_bytes * num_experts_, tokens_each, kPanelRows,
-                              num_threads);
   }
 
   void run(ktops_pool& pool) const {
@@ -194,9 +192,11 @@ class Steps {
     const auto second = [this](size_t index, size_t then) { second_pass(index, then); };
     const auto prepare_first = [this](size_t index, size_t n) { prepare_first_pass(index, n); };
     const auto prepare_second = [this](size_t index, size_t n) { prepare_second_pass(index, n); };
-    const ktops_pool::Step steps[] = {ktops_pool::step(num_gate_pieces_ + num_up_pieces_, store),
-                                      ktops_pool::step(num_up_jobs(), first, prepare_first),
-                                      ktops_pool::step(num_down_jobs(), second, prepare_second)};
+    ktops_pool::Step steps[] = {ktops_pool::step(num_gate_pieces_ + num_up_pieces_, store),
+                                ktops_pool::step(up_jobs_.count(), first, prepare_first),
+                                ktops_pool::step(down_jobs_.count(), second, prepare_second)};
+    steps[1].node_ends = up_jobs_.node_ends();
+    steps[2].node_ends = down_jobs_.node_ends();
     if (is_small())
       ktops_pool::run_alone(steps, 3);
     else
@@ -204,14 +204,17 @@ class Steps {
   }
 
  private:
-  size_t num_up_jobs() const { return pass_.plan.num_experts * up_jobs_; }
-  size_t num_down_jobs() const { return divide_up(down_.rows, down_rows_); }
   size_t num_pairs() const {
     const Plan& plan = pass_.plan;
     return plan.num_experts == 0 ? 0 : plan.experts[plan.num_experts - 1].last_pair;
   }
-  const ActiveExpert& up_expert(size_t index) const { return pass_.plan.experts[index / up_jobs_]; }
-  size_t up_row(size_t index) const { return index % up_jobs_ * up_rows_; }
+  size_t tokens_each() const { return num_pairs() / num_experts_; }
+  // Jobs of the first pass take turns among the experts: fewer rows of each when there are many.
+  size_t rows_of_up_job(const ktops_pool& pool) const {
+    const size_t threads_per_expert = divide_up(pool.num_threads(), num_experts_);
+    return rows_per_job(gate_.rows, 2 * gate_.row_bytes, tokens_each(), kGroupRows,
+                        threads_per_expert);
+  }
 
   bool is_small() const {
     const auto expert_bytes =
@@ -228,18 +231,23 @@ class Steps {
       pass_.plan.up_input.store_piece(pass_.kernels, index - num_gate_pieces_, pass_.args.x);
   }
 
+  WeightRows gate_of(const RowJobs::Job& job) const {
+    return weight_rows(pass_.args.gate, pass_.plan.experts[job.matrix].expert, pass_.kernels);
+  }
+
   void first_pass(size_t index, size_t then) const {
-    const size_t row = up_row(index);
-    then = then < num_up_jobs() ? then : index; // its own rows: nothing to be read
-    const WeightRows next = weight_rows(pass_.args.gate, up_expert(then).expert, pass_.kernels);
-    gate_and_up(pass_, up_expert(index), row, std::min(row + up_rows_, gate_.rows),
-                next.row(up_row(then)));
+    const RowJobs::Job job = up_jobs_.job(index);
+    // None known: its own rows, so that nothing is read.
+    const RowJobs::Job next = then < up_jobs_.count() ? up_jobs_.job(then) : job;
+    gate_and_up(pass_, pass_.plan.experts[job.matrix], job.first_row, job.last_row,
+                gate_of(next).row(next.first_row));
   }
 
   void second_pass(size_t index, size_t then) const {
     const Plan& plan = pass_.plan;
-    const size_t row = index * down_rows_, last_row = std::min(row + down_rows_, down_.rows);
-    const size_t next_row = then < num_down_jobs() ? then * down_rows_ : row;
+    const RowJobs::Job job = down_jobs_.job(index);
+    const size_t row = job.first_row, last_row = job.last_row;
+    const size_t next_row = then < down_jobs_.count() ? down_jobs_.job(then).first_row : row;
     clear_rows(pass_.args, row, last_row);
     for (size_t e = 0; e < plan.num_experts; ++e) {
       const bool is_last = e + 1 == plan.num_experts;
@@ -252,8 +260,8 @@ class Steps {
   void prepare_first_pass(size_t index, size_t n) const {
     if (n >= up_rows_ * gate_.row_bytes / kPreparedBytes)
       return;
-    const WeightRows rows = weight_rows(pass_.args.gate, up_expert(index).expert, pass_.kernels);
-    prefetch(rows.row(up_row(index)) + n * kPreparedBytes);
+    const RowJobs::Job job = up_jobs_.job(index);
+    prefetch(gate_of(job).row(job.first_row) + n * kPreparedBytes);
   }
 
   // A job of the second pass reads some rows of each expert.
@@ -264,7 +272,7 @@ class Steps {
       return;
     const WeightRows rows =
         weight_rows(pass_.args.down, pass_.plan.experts[e].expert, pass_.kernels);
-    prefetch(rows.row(index * down_rows_) + n % pieces * kPreparedBytes);
+    prefetch(rows.row(down_jobs_.job(index).first_row) + n % pieces * kPreparedBytes);
   }
 
   static void prefetch(const uint8_t* data) { // beyond the end of a matrix: without effect
@@ -275,8 +283,9 @@ class Steps {
   const Pass pass_;
   const size_t num_experts_; // or 1
   const WeightRows gate_, down_;
+  const size_t up_rows_, down_rows_;
+  const RowJobs up_jobs_, down_jobs_; // the second pass: of all experts at once
   size_t num_gate_pieces_, num_up_pieces_;
-  size_t up_rows_, up_jobs_, down_rows_;
 };
 
 } // namespace
@@ -297,7 +306,7 @@ int32_t moe_forward(ktops_pool& pool, const ktops_moe_args& args) {
     clear_rows(args, 0, args.down.rows);
     return KTOPS_OK;
   }
-  Steps({args, plan, pool.kernels()}, pool.num_threads()).run(pool);
+  Steps({args, plan, pool.kernels()}, pool).run(pool);
   return KTOPS_OK;
 }
 

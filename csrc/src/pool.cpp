@@ -13,6 +13,8 @@
 #include "clock.h"
 #include "isa_select.h"
 
+using ktops::kMaxNodes;
+
 namespace {
 
 using ktops::now_ns;
@@ -98,11 +100,43 @@ int32_t ktops_pool::create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** 
     delete made;
     return KTOPS_ERROR_THREADS;
   }
+  made->threads_on_[0] = made->num_threads();
   *pool = made;
   return KTOPS_OK;
 }
 
 void ktops_pool::destroy(ktops_pool* pool) { delete pool; }
+
+void ktops_pool::set_nodes(const int32_t* nodes) {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < num_threads(); ++i) {
+    if (std::find(node_ids_, node_ids_ + count, nodes[i]) != node_ids_ + count)
+      continue;
+    if (count == kMaxNodes) {
+      count = 0;
+      break;
+    }
+    node_ids_[count++] = nodes[i];
+  }
+  std::sort(node_ids_, node_ids_ + count);
+  num_nodes_ = std::max(count, 1u);
+  std::fill_n(threads_on_, num_nodes_, 0);
+  for (uint32_t i = 0; i < num_threads(); ++i) {
+    const auto node = std::find(node_ids_, node_ids_ + count, nodes[i]) - node_ids_;
+    const uint32_t known = count == 0 ? 0 : static_cast<uint32_t>(node);
+    ++threads_on_[known];
+    (i == 0 ? caller_node_ : workers_[i - 1].node) = known;
+  }
+}
+
+int32_t ktops_pool::cpu_of(uint32_t node, uint32_t index) const {
+  if (caller_node_ == node && index-- == 0)
+    return caller_cpu_;
+  for (uint32_t i = 0; i < num_workers_; ++i)
+    if (workers_[i].node == node && index-- == 0)
+      return workers_[i].cpu;
+  return -1;
+}
 
 bool ktops_pool::start_workers(const int32_t* cpus, uint32_t num_cpus) {
   // Signals are for the threads of the application.
@@ -163,13 +197,14 @@ void ktops_pool::run_steps(const Step* steps, size_t num_steps) {
   return_to_own_cpu();
   steps_ = steps;
   num_steps_ = num_steps;
-  next_.store(0, std::memory_order_relaxed);
+  for (uint32_t node = 0; node < num_nodes_; ++node)
+    next_[node].value.store(0, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   gate_.store(kOpen, std::memory_order_seq_cst);
   epoch_.fetch_add(1, std::memory_order_seq_cst);
   if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
     futex_wake(epoch_, count - 1 < num_workers_ ? static_cast<int>(count - 1) : INT_MAX);
-  take_indices();
+  take_indices(caller_node_);
   wait_for_workers();
 }
 
@@ -187,43 +222,64 @@ void ktops_pool::return_to_own_cpu() {
 }
 
 // Runs of neighbouring indices, which read neighbouring memory: long ones first, single ones at the
-// end of a step, so that threads of different speed finish together. False: all below `end` are
-// taken.
-bool ktops_pool::take_run(size_t end, size_t* first, size_t* last) {
-  const size_t num_shares = kSharesPerThread * num_threads();
-  *first = next_.load(std::memory_order_relaxed);
-  while (*first < end) {
-    *last = *first + std::max<size_t>((end - *first) / num_shares, 1);
-    if (next_.compare_exchange_weak(*first, *last, std::memory_order_relaxed))
+// end of a list, so that threads of different speed finish together. False: all are taken.
+bool ktops_pool::List::take_run(size_t* from, size_t* to) const {
+  const size_t num_shares = kSharesPerThread * num_threads;
+  *from = counter.value.load(std::memory_order_relaxed);
+  while (*from < end) {
+    *to = *from + std::max<size_t>((end - *from) / num_shares, 1);
+    if (counter.value.compare_exchange_weak(*from, *to, std::memory_order_relaxed))
       return true;
   }
   return false;
 }
 
-// The next run is taken before the last index of a run, which calls the memory of the next into the
-// cache; not near the end of a step, where others would wait for it.
-void ktops_pool::take_indices() {
-  const size_t near_end = 2 * kSharesPerThread * num_threads();
+void ktops_pool::take_indices(uint32_t own_node) {
+  size_t begins[kMaxNodes]; // of the step, in the counter of each node
+  std::fill_n(begins, num_nodes_, 0);
   size_t begin = 0;
   for (size_t s = 0; s < num_steps_; ++s) {
     const Step& step = steps_[s];
-    const size_t end = begin + step.count;
-    size_t first, last;
-    bool is_taken = take_run(end, &first, &last);
-    if (is_taken)
-      await_step(begin, step, first - begin);
-    while (is_taken) {
-      const size_t final_index = last - 1, num_done = last - first;
-      for (size_t index = first; index < final_index; ++index)
-        step.run(step.body, index - begin, index + 1 - begin);
-      const bool is_early = last + near_end < end;
-      is_taken = is_early && take_run(end, &first, &last);
-      step.run(step.body, final_index - begin, (is_taken ? first : end) - begin);
-      done_.fetch_add(num_done, std::memory_order_release);
-      is_taken = is_taken || take_run(end, &first, &last);
+    if (step.node_ends == nullptr) {
+      take_all(step, {next_[0], begins[0], begins[0] + step.count, 0, num_threads()}, begin, false);
+      begins[0] += step.count;
+    } else {
+      bool is_ready = false;
+      for (uint32_t i = 0; i < num_nodes_; ++i) {
+        const uint32_t node = (own_node + i) % num_nodes_;
+        const size_t first = node == 0 ? 0 : step.node_ends[node - 1];
+        const size_t end = begins[node] + step.node_ends[node] - first;
+        is_ready = take_all(step, {next_[node], begins[node], end, first, threads_on_[node]}, begin,
+                            is_ready);
+        begins[node] = end;
+      }
     }
-    begin = end;
+    begin += step.count;
   }
+}
+
+// Runs what can be taken of a list, once the first `begin` indices of the job are done. The next
+// run is taken before the last index of a run, which calls the memory of the next into the cache;
+// not near the end of a list, where others would wait for it. Returns whether the step has begun,
+// `is_ready` whether that is known.
+bool ktops_pool::take_all(const Step& step, const List& list, size_t begin, bool is_ready) {
+  const size_t near_end = 2 * kSharesPerThread * list.num_threads;
+  size_t from, to;
+  bool is_taken = list.take_run(&from, &to);
+  if (is_taken && !is_ready)
+    await_step(begin, step, list.index(from));
+  is_ready |= is_taken;
+  while (is_taken) {
+    const size_t final_index = list.index(to - 1), num_done = to - from;
+    for (size_t index = list.index(from); index < final_index; ++index)
+      step.run(step.body, index, index + 1);
+    const bool is_early = to + near_end < list.end;
+    is_taken = is_early && list.take_run(&from, &to);
+    step.run(step.body, final_index, is_taken ? list.index(from) : step.count);
+    done_.fetch_add(num_done, std::memory_order_release);
+    is_taken = is_taken || list.take_run(&from, &to);
+  }
+  return is_ready;
 }
 
 // Until the first `begin` indices are done: each of them is in the hands of a thread that works,
@@ -302,7 +358,7 @@ void ktops_pool::work(Worker& worker) {
     if (stop_.load(std::memory_order_acquire))
       return;
     if (join(worker)) {
-      take_indices();
+      take_indices(worker.node);
       leave(worker);
     }
   }

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "kernel_table.h"
+#include "nodes.h"
 #include "scratch.h"
 
 struct ktops_pool {
@@ -22,12 +23,20 @@ struct ktops_pool {
     // this with n = 0, 1, 2, ... Null: it only waits.
     void (*prepare)(const void* preparation, size_t index, size_t n);
     const void* preparation;
+    // [num_nodes]: the indices up to node_ends[0] are those of node 0, and so on. A thread takes
+    // its own node's first, then helps with the others. Null: they belong to nobody in particular.
+    const size_t* node_ends = nullptr;
   };
 
   // The caller is the first thread, on cpus[0] where it is let; one worker is started for each of
   // cpus[1..].
   static int32_t create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool);
   static void destroy(ktops_pool* pool);
+
+  // The NUMA node of each thread, the caller's first: num_threads() numbers of the system. From
+  // then on large matrices are shared out over the nodes; one node, or more than kMaxNodes, is as
+  // none.
+  void set_nodes(const int32_t* nodes);
 
   // Held for a whole call of the library; guards the scratch memory too.
   void lock() { pthread_mutex_lock(&mutex_); }
@@ -48,7 +57,7 @@ struct ktops_pool {
       else
         (*static_cast<const Body*>(b))(index);
     };
-    return {count, run, &body, nullptr, nullptr};
+    return {count, run, &body, nullptr, nullptr, nullptr};
   }
   template <class Body, class Preparation>
   static Step step(size_t count, const Body& body, const Preparation& preparation) {
@@ -67,6 +76,11 @@ struct ktops_pool {
   void keep_awake(bool awake);
 
   uint32_t num_threads() const { return num_workers_ + 1; }
+  uint32_t num_nodes() const { return num_nodes_; }
+  int32_t node_id(uint32_t node) const { return node_ids_[node]; }
+  uint32_t threads_on(uint32_t node) const { return threads_on_[node]; }
+  // The CPU of the index-th thread of a node; -1: anywhere.
+  int32_t cpu_of(uint32_t node, uint32_t index) const;
   const ktops::KernelTable& kernels() const { return *kernels_; }
   ktops::Scratch& scratch() { return scratch_; }
 
@@ -75,8 +89,23 @@ struct ktops_pool {
     ktops_pool* pool;
     pthread_t thread;
     int32_t cpu;
+    uint32_t node = 0;
     // On a line of its own: a counter that all workers change costs more than a small layer.
     alignas(64) std::atomic<bool> is_inside{false};
+  };
+
+  struct alignas(64) Counter {
+    std::atomic<size_t> value{0};
+  };
+  // Indices of a step that are taken from one counter: those from `first` on, as the counter stands
+  // at `begin`, until it stands at `end`. `num_threads` have them for their own.
+  struct List {
+    Counter& counter;
+    size_t begin, end, first;
+    uint32_t num_threads;
+
+    bool take_run(size_t* from, size_t* to) const;
+    size_t index(size_t count) const { return count - begin + first; }
   };
 
   ktops_pool(const ktops::KernelTable* kernels, uint64_t spin_ns);
@@ -87,8 +116,8 @@ struct ktops_pool {
   bool start_workers(const int32_t* cpus, uint32_t num_cpus);
   void stop_workers();
   void return_to_own_cpu();
-  void take_indices();
-  bool take_run(size_t end, size_t* first, size_t* last);
+  void take_indices(uint32_t own_node);
+  bool take_all(const Step& step, const List& list, size_t begin, bool is_ready);
   void await_step(size_t begin, const Step& step, size_t index) const;
   void wait_for_workers();
   uint32_t wait_for_epoch(uint32_t seen);
@@ -105,9 +134,14 @@ struct ktops_pool {
   Worker* workers_ = nullptr;
   uint32_t num_workers_ = 0;
   int32_t caller_cpu_ = -1; // -1: anywhere
+  uint32_t caller_node_ = 0;
+  uint32_t num_nodes_ = 1;
+  int32_t node_ids_[ktops::kMaxNodes] = {};
+  uint32_t threads_on_[ktops::kMaxNodes] = {}; // by node
 
-  // Indices taken and done, counted on through the steps.
-  alignas(64) std::atomic<size_t> next_{0};
+  // Indices taken, by node (all by the first when they belong to nobody), and done, counted on
+  // through the steps.
+  Counter next_[ktops::kMaxNodes];
   alignas(64) std::atomic<size_t> done_{0};
   // Rises with every job; what idle workers watch. The rest of its line comes with it.
   alignas(64) std::atomic<uint32_t> epoch_{0};

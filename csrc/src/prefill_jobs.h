@@ -61,20 +61,43 @@ class ThreadSpace {
 // Units in a job: as many as `most` if each thread still gets several jobs.
 uint32_t units_per_job(size_t num_units, size_t num_groups, uint32_t most, size_t num_threads);
 
-// body(space, job) for every job below count, taken in order; spaces: one for each thread.
+// body(space, index) for every one of `jobs`, those of a node in order; spaces: one for each
+// thread.
 template <class Body>
-void run_products(ktops_pool& pool, const ThreadSpace* spaces, size_t count, const Body& body) {
+void run_products(ktops_pool& pool, const ThreadSpace* spaces, const RowJobs& jobs,
+                  const Body& body) {
+  struct alignas(64) Counter {
+    std::atomic<size_t> value;
+  };
   const GemmKernels& gemm = *pool.kernels().gemm;
-  std::atomic<size_t> next{0};
-  pool.run(pool.num_threads(), [&](size_t slot) {
-    size_t job = next.fetch_add(1, std::memory_order_relaxed);
-    if (job >= count)
-      return;
-    gemm.begin();
-    for (; job < count; job = next.fetch_add(1, std::memory_order_relaxed))
-      body(spaces[slot], job);
-    gemm.end();
-  });
+  const uint32_t num_nodes = jobs.num_nodes();
+  Counter next[kMaxNodes];
+  size_t slot_ends[kMaxNodes]; // of each node's threads
+  for (uint32_t node = 0; node < num_nodes; ++node) {
+    next[node].value.store(jobs.start(node), std::memory_order_relaxed);
+    slot_ends[node] = (node == 0 ? 0 : slot_ends[node - 1]) + pool.threads_on(node);
+  }
+  const auto run = [&](size_t slot) {
+    uint32_t own_node = 0;
+    while (num_nodes > 1 && slot >= slot_ends[own_node])
+      ++own_node;
+    bool has_begun = false;
+    for (uint32_t i = 0; i < num_nodes; ++i) {
+      const uint32_t node = (own_node + i) % num_nodes;
+      const auto take = [&] { return next[node].value.fetch_add(1, std::memory_order_relaxed); };
+      for (size_t index = take(); index < jobs.end(node); index = take()) {
+        if (!has_begun)
+          gemm.begin();
+        has_begun = true;
+        body(spaces[slot], index);
+      }
+    }
+    if (has_begun)
+      gemm.end();
+  };
+  ktops_pool::Step step = ktops_pool::step(pool.num_threads(), run);
+  step.node_ends = num_nodes == 1 ? nullptr : slot_ends;
+  pool.run_steps(&step, 1);
 }
 
 } // namespace ktops

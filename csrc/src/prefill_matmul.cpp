@@ -94,11 +94,12 @@ int32_t prefill_matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   const size_t rows = args.weight.rows;
   const size_t job_rows = kUnitRows * units_per_job(divide_up(rows, kUnitRows), num_groups,
                                                     kMaxUnits, pool.num_threads());
-  const size_t row_jobs = divide_up(rows, job_rows);
-  run_products(pool, plan.spaces, num_groups * row_jobs, [&](const ThreadSpace& space, size_t job) {
-    const size_t row = job % row_jobs * job_rows;
-    multiply_rows(pool.kernels(), args, plan, space, plan.groups[job / row_jobs], row,
-                  std::min(job_rows, rows - row));
+  const size_t row_bytes = weight_rows(args.weight, 0, pool.kernels()).row_bytes;
+  const RowJobs jobs(rows, job_rows, num_groups, nodes_of_rows(rows, row_bytes, pool.num_nodes()));
+  run_products(pool, plan.spaces, jobs, [&](const ThreadSpace& space, size_t index) {
+    const RowJobs::Job job = jobs.job(index);
+    multiply_rows(pool.kernels(), args, plan, space, plan.groups[job.matrix], job.first_row,
+                  job.last_row - job.first_row);
   });
   return KTOPS_OK;
 }

@@ -75,6 +75,9 @@ struct Wave {
   size_t first, last;
 
   size_t num_groups() const { return last - first; }
+  uint32_t num_nodes(const ktops_pool& pool, const ktops_matrix& matrix) const {
+    return nodes_of_rows(matrix.rows, weight_rows(matrix, 0, kernels).row_bytes, pool.num_nodes());
+  }
   const TokenGroup& group(size_t index) const { return plan.groups[first + index]; }
   size_t first_block(const TokenGroup& g) const {
     return g.first_block - plan.groups[first].first_block;
@@ -248,24 +251,22 @@ void run_wave(ktops_pool& pool, const Wave& wave) {
   const size_t num_threads = pool.num_threads();
   const size_t up_rows =
       kUnitRows * units_per_job(inner / kUnitRows, wave.num_groups(), kMaxUpUnits, num_threads);
-  const size_t up_jobs = divide_up(inner, up_rows);
-  run_products(
-      pool, plan.spaces, wave.num_groups() * up_jobs, [&](const ThreadSpace& space, size_t job) {
-        const size_t row = job % up_jobs * up_rows;
-        gate_and_up(wave, space, wave.group(job / up_jobs), row, std::min(up_rows, inner - row));
-      });
+  const RowJobs up_jobs(inner, up_rows, wave.num_groups(), wave.num_nodes(pool, args.gate));
+  run_products(pool, plan.spaces, up_jobs, [&](const ThreadSpace& space, size_t index) {
+    const RowJobs::Job job = up_jobs.job(index);
+    gate_and_up(wave, space, wave.group(job.matrix), job.first_row, job.last_row - job.first_row);
+  });
 
   const size_t down_rows =
       kUnitRows * units_per_job(outer / kUnitRows, wave.num_groups(), kMaxUnits, num_threads);
-  const size_t down_jobs = divide_up(outer, down_rows);
-  for (size_t i = 0; i < down_jobs; ++i)
+  const RowJobs down_jobs(outer, down_rows, wave.num_groups(), wave.num_nodes(pool, args.down));
+  for (size_t i = 0; i < down_jobs.num_parts(); ++i)
     new (plan.turns + i) std::atomic<uint32_t>(0);
-  run_products(
-      pool, plan.spaces, wave.num_groups() * down_jobs, [&](const ThreadSpace& space, size_t job) {
-        const size_t part = job % down_jobs, row = part * down_rows;
-        add_down(wave, space, wave.group(job / down_jobs), row, std::min(down_rows, outer - row),
-                 plan.turns[part], static_cast<uint32_t>(job / down_jobs));
-      });
+  run_products(pool, plan.spaces, down_jobs, [&](const ThreadSpace& space, size_t index) {
+    const RowJobs::Job job = down_jobs.job(index);
+    add_down(wave, space, wave.group(job.matrix), job.first_row, job.last_row - job.first_row,
+             plan.turns[down_jobs.part(index)], static_cast<uint32_t>(job.matrix));
+  });
 }
 
 } // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernel_table.h"
+#include "nodes.h"
 
 namespace ktops {
 
