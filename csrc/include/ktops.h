@@ -107,15 +107,11 @@ typedef struct ktops_read_args {
   int32_t file_errno; /* set with KTOPS_ERROR_FILE; 0: the file has ended */
 } ktops_read_args;
 
-/* Memory from ktops_alloc. The last three fields tell what the kernel granted: the nodes the pages
- * are spread over (1: not spread), and the errno of a refused request for huge pages or spreading.
- */
+/* Memory from ktops_alloc. huge_page_errno: why a request for huge pages was refused, or 0. */
 typedef struct ktops_buffer {
   void* address;
   uint64_t num_bytes;
-  uint32_t num_nodes;
   int32_t huge_page_errno;
-  int32_t numa_errno;
   uint32_t reserved;
 } ktops_buffer;
 
@@ -188,8 +184,7 @@ KTOPS_API const char* ktops_isa_available(uint32_t index);
 /* Weights in a block of the type and the bytes it takes. */
 KTOPS_API int32_t ktops_type_block(uint32_t type, uint32_t* block_size, uint32_t* block_bytes);
 
-/* Zeroed memory on huge pages where the kernel grants them; spread over the NUMA nodes when the
- * library was built for that and there are several. */
+/* Zeroed memory on huge pages where the kernel grants them. */
 KTOPS_API int32_t ktops_alloc(uint64_t num_bytes, ktops_buffer* buffer);
 KTOPS_API int32_t ktops_free(ktops_buffer* buffer);
 
@@ -198,6 +193,31 @@ KTOPS_API int32_t ktops_free(ktops_buffer* buffer);
  * elsewhere. Calls on one pool from several threads wait for each other. */
 KTOPS_API int32_t ktops_pool_create(const int32_t* cpus, uint32_t num_cpus, ktops_pool** pool);
 KTOPS_API int32_t ktops_pool_destroy(ktops_pool* pool);
+
+/* The NUMA node of each thread, in the order of ktops_pool_create: num_threads numbers of the
+ * system. Large matrices are then shared out over the different nodes, in the order of their
+ * numbers: of n nodes, node k has the rows [k/n, (k+1)/n) of each expert, and its threads take them
+ * before they help with others. num_nodes is set to n; 1, when the library was built without NUMA,
+ * or all threads are on one node, or there are more than 64: nothing changes then. */
+KTOPS_API int32_t ktops_pool_set_nodes(ktops_pool* pool, const int32_t* nodes, uint32_t num_threads,
+                                       uint32_t* num_nodes);
+
+/* Puts the pages of a matrix in a buffer on the nodes of their rows, before anything is written
+ * there; those of small matrices on each node in turn. numa_errno: why the kernel refuses to be
+ * told a node, or 0; pages then come from where the pool's threads of the node run. */
+KTOPS_API int32_t ktops_place(ktops_pool* pool, const ktops_buffer* buffer,
+                              const ktops_matrix* matrix, int32_t* numa_errno);
+
+/* To be called when all matrices of a buffer are placed: the kernel then moves no page of it to
+ * other nodes of its own accord. numa_errno: why it refuses, or 0. */
+KTOPS_API int32_t ktops_hold(const ktops_buffer* buffer, int32_t* numa_errno);
+
+/* Adds the bytes of a matrix in a buffer that belong to each node to wanted[n], and those of them
+ * that are there to there[n]; one page of each 2 MiB is asked for. numa_errno: why the kernel
+ * refuses to tell, or 0. */
+KTOPS_API int32_t ktops_count_placed(ktops_pool* pool, const ktops_buffer* buffer,
+                                     const ktops_matrix* matrix, uint64_t* wanted, uint64_t* there,
+                                     int32_t* numa_errno);
 
 KTOPS_API int32_t ktops_matmul(ktops_pool* pool, const ktops_matmul_args* args);
 KTOPS_API int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args);

@@ -3,7 +3,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace ktops {
@@ -40,43 +39,5 @@ void unmap_memory(void* address, size_t num_bytes) {
   if (address != nullptr)
     munmap(address, num_bytes);
 }
-
-#ifdef KTOPS_NUMA
-
-// From linux/mempolicy.h, which comes with headers that need not be installed.
-constexpr int kMpolInterleave = 3;
-constexpr unsigned long kMpolFMemsAllowed = 1ul << 2;
-constexpr size_t kMaxNodes = 1024;
-constexpr size_t kBitsPerWord = 8 * sizeof(unsigned long);
-
-uint32_t spread_over_nodes(void* address, size_t num_bytes, int32_t* numa_errno) {
-  *numa_errno = 0;
-  unsigned long nodes[kMaxNodes / kBitsPerWord] = {};
-  int mode = 0;
-  if (syscall(SYS_get_mempolicy, &mode, nodes, kMaxNodes, nullptr, kMpolFMemsAllowed) != 0) {
-    *numa_errno = errno;
-    return 1;
-  }
-  uint32_t num_nodes = 0;
-  for (const unsigned long word : nodes)
-    num_nodes += static_cast<uint32_t>(__builtin_popcountl(word));
-  if (num_nodes < 2)
-    return 1;
-  // The kernel reads one bit less than the number it is given.
-  if (syscall(SYS_mbind, address, num_bytes, kMpolInterleave, nodes, kMaxNodes + 1, 0) != 0) {
-    *numa_errno = errno;
-    return 1;
-  }
-  return num_nodes;
-}
-
-#else
-
-uint32_t spread_over_nodes(void*, size_t, int32_t* numa_errno) {
-  *numa_errno = 0;
-  return 1;
-}
-
-#endif
 
 } // namespace ktops

@@ -54,6 +54,7 @@ class TestPool {
   TestPool(const TestPool&) = delete;
   TestPool& operator=(const TestPool&) = delete;
   operator ktops_pool*() const { return pool_; }
+  ktops_pool* operator->() const { return pool_; }
 
  private:
   ktops_pool* pool_ = nullptr;

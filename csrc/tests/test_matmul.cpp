@@ -193,6 +193,32 @@ void check_many_matrices(ktops_pool* pool, Kind kind) {
   }
 }
 
+// Rows shared out over nodes, some left over from a panel: the same bits.
+void check_nodes(size_t num_tokens) {
+  const Kind kind{KTOPS_TYPE_Q8_0, KTOPS_LAYOUT_PANEL16};
+  const size_t rows = 1537, cols = 2176, num_matrices = 2;
+  std::mt19937 random(12);
+  const TestPool pool(4);
+  const std::vector<uint8_t> laid =
+      laid_out(pool, kind.matrix(nullptr, rows, cols, num_matrices),
+               random_weights(random, kind.type, num_matrices * rows * cols));
+  const std::vector<float> x = random_floats(random, num_matrices * num_tokens * cols);
+  std::vector<float> plain(num_matrices * num_tokens * rows), shared(plain.size());
+  ktops_matmul_args args{kind.matrix(laid.data(), rows, cols, num_matrices), x.data(), plain.data(),
+                         num_tokens};
+  CHECK(ktops_matmul(pool, &args) == KTOPS_OK, "one node");
+  args.y = shared.data();
+  for (const auto& nodes : {std::vector<int32_t>{0, 1, 0, 1}, std::vector<int32_t>{0, 2, 5, 5}}) {
+    pool->lock();
+    pool->set_nodes(nodes.data());
+    pool->unlock();
+    CHECK(ktops::nodes_of_rows(rows, cols / 32 * 34, pool->num_nodes()) > 1, "not shared out");
+    CHECK(ktops_matmul(pool, &args) == KTOPS_OK, "several nodes");
+    CHECK(memcmp(plain.data(), shared.data(), plain.size() * sizeof(float)) == 0,
+          "%zu tokens, %u nodes: they differ", num_tokens, pool->num_nodes());
+  }
+}
+
 void check_bad_numbers(ktops_pool* pool, Kind kind) {
   std::mt19937 random(10);
   const size_t rows = 16, cols = 512;
@@ -234,5 +260,7 @@ int main(int argc, char** argv) {
         check_extremes(pool, kind);
     }
   }
+  for (const size_t num_tokens : {1, 3, 100})
+    check_nodes(num_tokens);
   return result();
 }

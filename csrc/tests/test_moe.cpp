@@ -180,6 +180,27 @@ void check_determinism() {
   }
 }
 
+// Rows of experts that are large enough, and odd, shared out over nodes: the same bits.
+void check_nodes(size_t num_tokens) {
+  Problem problem({KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q8_0, 3, 1504, 1536, num_tokens, 2},
+                  9, true);
+  std::vector<float> plain(num_tokens * 1504), shared(num_tokens * 1504);
+  const TestPool pool(4);
+  problem.pack(pool);
+  const ktops_moe_args args = problem.args(plain.data());
+  CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "one node");
+  for (const auto& nodes : {std::vector<int32_t>{0, 1, 0, 1}, std::vector<int32_t>{6, 6, 6, 2}}) {
+    CHECK(ktops::nodes_of_rows(1536, 1504 / 32 * 34, 2) == 2, "the rows are not shared out");
+    pool->lock();
+    pool->set_nodes(nodes.data());
+    pool->unlock();
+    const ktops_moe_args again = problem.args(shared.data());
+    CHECK(ktops_moe_forward(pool, &again) == KTOPS_OK, "two nodes");
+    CHECK(memcmp(plain.data(), shared.data(), plain.size() * sizeof(float)) == 0,
+          "%zu tokens, nodes %d and %d: they differ", num_tokens, nodes[0], nodes[3]);
+  }
+}
+
 // Many waves give the bits of one.
 void check_waves(ktops_pool* pool) {
   if (pool->kernels().gemm == nullptr)
@@ -228,6 +249,8 @@ int main(int argc, char** argv) {
   check_skipping_everything(pool);
   check_ordinary_network(pool);
   check_determinism();
+  for (const size_t num_tokens : {1, 70})
+    check_nodes(num_tokens);
   check_waves(pool);
   return result();
 }
