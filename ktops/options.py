@@ -44,6 +44,14 @@ GpuExperts = Annotated[
         show_default=False,
     ),
 ]
+Numa = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|on|off",
+        help="Share rows of the weights out over NUMA nodes; auto: where there are several.",
+        show_default=False,
+    ),
+]
 CtxSize = Annotated[
     int | None,
     typer.Option(help="Tokens of prompt and answer together.", show_default=False),

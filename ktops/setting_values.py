@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ktops.units import parse_amount
+from ktops_engine.nodes import NUMA_MODES, NumaMode
 from ktops_engine.text import Text, text
 
 AUTO = "auto"
@@ -86,3 +87,11 @@ def read_memory(raw: object, base: Path) -> str:
             text("an amount of memory such as {example}, or {word}", example="40GiB", word=ALL)
         )
     return words
+
+
+def read_numa(raw: object, base: Path) -> NumaMode:
+    """A way to treat NUMA nodes."""
+    for mode in NUMA_MODES:
+        if raw == mode:
+            return mode
+    raise UnfitError(text("one of {names}", names=", ".join(NUMA_MODES)))

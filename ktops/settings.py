@@ -20,11 +20,13 @@ from ktops.setting_values import (
     integer,
     integer_or_auto,
     read_memory,
+    read_numa,
     read_path,
     read_words,
 )
 from ktops.units import parse_amount
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.nodes import NumaMode
 from ktops_engine.text import text
 
 DEFAULT_HOST = "127.0.0.1"
@@ -39,9 +41,10 @@ ALL_GPU_MEMORY = 1 << 60  # more than there is
 class Settings:
     """What the user asked for, after precedence. None means: let the engine or the plan decide.
 
-    `cpu_infer` is a number of CPU threads or "auto", `ctx_size` and `max_new_tokens` are tokens,
-    `gpu_memory` is an amount ("40GiB") or "all", `gpu_experts` a number or "auto". `origins` maps
-    each name to a flag, an environment variable, a file, or "default".
+    `cpu_infer` is a number of CPU threads or "auto", `numa` is what `EngineConfig` says, `ctx_size`
+    and `max_new_tokens` are tokens, `gpu_memory` is an amount ("40GiB") or "all", `gpu_experts` a
+    number or "auto". `origins` maps each name to a flag, an environment variable, a file, or
+    "default".
     """
 
     models_dir: Path
@@ -51,6 +54,7 @@ class Settings:
     cpu_infer: int | str | None = None
     gpu_memory: str | None = None
     gpu_experts: int | str | None = None
+    numa: NumaMode = "auto"
     ctx_size: int | None = None
     max_new_tokens: int | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -92,6 +96,7 @@ _SETTINGS = (
     _Setting("host", "KTOPS_HOST", read_words),
     _Setting("port", "KTOPS_PORT", integer(0, 65535)),
     _Setting("cpu_infer", "KTOPS_CPU_INFER", integer_or_auto(1)),
+    _Setting("numa", "KTOPS_NUMA", read_numa),
     _Setting("gpu_memory", "KTOPS_GPU_MEMORY", read_memory),
     _Setting("gpu_experts", "KTOPS_GPU_EXPERTS", integer_or_auto(0)),
     _Setting("ctx_size", "KTOPS_CTX_SIZE", integer(1)),

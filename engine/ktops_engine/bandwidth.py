@@ -17,6 +17,7 @@ from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
 from ktops_engine.native.cache import cache_folder
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool, load_native
+from ktops_engine.nodes import nodes_of_cpus
 from ktops_engine.remembered import machine_key, recall, remember
 
 COLS = 8192
@@ -71,10 +72,11 @@ def measure_read_bandwidth(native: Native, machine: MachineFacts) -> float | Non
     y = (ctypes.c_float * rows)()
     with (
         native.alloc(rows * row_bytes) as buffer,
-        native.create_pool(machine.cpus) as pool,
+        native.create_pool(machine.cpus, nodes_of_cpus(machine.cpus)) as pool,
     ):
-        _touch(buffer, len(machine.cpus))
         weight = Matrix(buffer.address, QuantType.Q8_0, rows, COLS)
+        pool.place(buffer, weight)
+        _touch(buffer, len(machine.cpus))
         seconds = _fastest(pool, weight, ctypes.addressof(x), ctypes.addressof(y))
     return rows * row_bytes / seconds
 

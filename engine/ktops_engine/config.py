@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ktops_engine.nodes import NumaMode
+
 if TYPE_CHECKING:
     from ktops_engine.model_config import ModelConfig
 
@@ -32,7 +34,8 @@ class EngineConfig:
     the number of CPU threads, `ctx_size` the tokens one request may span (prompt and answer),
     `prefill_chunk` the prompt tokens that the CPU alone computes in one step. `gpu_memory_bytes` is
     the memory to use on each GPU, `gpu_experts` the most routed experts, over all layers, to hold
-    there.
+    there. `numa` shares the rows of the weights out over the NUMA nodes: "auto" where there are
+    several and the library was built for that, "on" insists on the latter.
     """
 
     gguf_path: Path
@@ -45,3 +48,4 @@ class EngineConfig:
     gpu_memory_bytes: int | None = None
     gpu_experts: int | None = None
     dummy: DummyWeights | None = None
+    numa: NumaMode = "auto"

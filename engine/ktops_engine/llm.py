@@ -15,6 +15,7 @@ from ktops_engine.kv_cache import BlockPool
 from ktops_engine.loader import LoadedModel, OnNote, OnProgress, load_model
 from ktops_engine.loop import EngineLoop, OnOutput
 from ktops_engine.model_config import ModelConfig
+from ktops_engine.node_memory import NodeShare
 from ktops_engine.plan import Placement
 from ktops_engine.sampler import Sampler
 from ktops_engine.scheduler import Scheduler, SchedulerLimits
@@ -69,6 +70,11 @@ class LLM:
     @property
     def tokenizer(self) -> Tokenizer:
         return self._loaded.tokenizer
+
+    @property
+    def node_shares(self) -> tuple[NodeShare, ...]:
+        """Where the weights lie; empty when they are not shared out over NUMA nodes."""
+        return self._loaded.node_shares
 
     @property
     def isa(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from ktops_engine.gguf import GgufModel
 from ktops_engine.gpus import engine_machine
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.models.deepseek2 import Deepseek2Model, wanted_tensors
+from ktops_engine.models.deepseek2 import Deepseek2Model, stays_in_ram, wanted_tensors
 from ktops_engine.models.random_rows import RandomRows
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo, find_current
 from ktops_engine.native.load import Native, Pool, load_native
+from ktops_engine.node_memory import NodeShare
+from ktops_engine.nodes import thread_nodes
 from ktops_engine.plan import Placement, facts_of_files, plan
 from ktops_engine.runner import CpuRunner, Runner
 from ktops_engine.sampler import Sampler
@@ -37,7 +40,8 @@ OnNote = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to compute, and what is known about it."""
+    """A model ready to compute, and what is known about it; `node_shares` of its weights are empty
+    when they are not shared out over NUMA nodes."""
 
     gguf: GgufModel
     config: ModelConfig
@@ -45,6 +49,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     native: Native
     model: Deepseek2Model | HybridModel
+    node_shares: tuple[NodeShare, ...]
     resources: ExitStack
 
     def new_cache(self) -> LatentCache:
@@ -78,6 +83,7 @@ def load_model(
 ) -> LoadedModel:
     """Load what `config` names. See `LLM.load` for the callbacks and the errors."""
     on_note = on_note or (lambda note: None)
+    on_progress = on_progress or (lambda progress: None)
     source = open_source(config)
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
     placement = plan(config, facts_of_files(gguf, model_config), engine_machine())
@@ -88,26 +94,55 @@ def load_model(
     for note in (*notes, *placement.notes):
         on_note(note)
     tokenizer = load_tokenizer(gguf, config.model_path)
-    native = load_native(_current_library())
+    info = _current_library()
+    native = load_native(info)
+    nodes = thread_nodes(config.numa, placement.cpus, is_built=info.numa)
     with ExitStack() as resources:
-        pool = native.create_pool(placement.cpus)
+        pool = native.create_pool(placement.cpus, nodes)
         resources.callback(pool.close)
         total_bytes = sum(gguf.tensors[name].nbytes for name in names)
-        fill = _filler(config, pool, total_bytes, on_progress or (lambda progress: None))
+        fill = _filler(config, pool, total_bytes, on_progress)
+        in_ram = [name for name in names if stays_in_ram(name) or not placement.is_hybrid]
         if placement.is_hybrid:
-            from ktops_engine.models.hybrid import load_hybrid  # Triton and CUDA
+            from ktops_engine.models.hybrid import load_gpu_weights  # Triton and CUDA
 
-            model: Deepseek2Model | HybridModel = load_hybrid(
-                native, pool, gguf, names, model_config, placement, fill, resources,
-                torch.device("cuda", 0),
-            )  # fmt: skip
+            # First, because the GPU's memory is what others may have taken meanwhile.
+            on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device("cuda", 0))
+        weights = Weights(native, gguf, in_ram)
+        resources.callback(weights.free)
+        _place(weights, pool, on_progress, on_note)
+        fill(weights)
+        shares = weights.node_shares(pool)
+        model: Deepseek2Model | HybridModel
+        if placement.is_hybrid:
+            from ktops_engine.models.hybrid import build_hybrid
+
+            model = build_hybrid(
+                native, pool, weights, on_gpu, model_config, placement.ctx_size, resources
+            )
         else:
-            weights = Weights(native, gguf, names)
-            resources.callback(weights.free)
-            fill(weights)
             model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(
-            gguf, model_config, placement, tokenizer, native, model, resources.pop_all()
+            gguf, model_config, placement, tokenizer, native, model, shares, resources.pop_all()
+        )
+
+
+def _place(weights: Weights, pool: Pool, on_progress: OnProgress, on_note: OnNote) -> None:
+    """Give the pages of weights their NUMA nodes before anything is read."""
+    done = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        on_progress(LoadProgress("place", done, weights.num_bytes))
+
+    if refusal := weights.place(pool, count):
+        on_note(
+            text(
+                "the kernel does not let this process choose NUMA nodes ({reason}): weights "
+                "go where the threads that touch them run",
+                reason=os.strerror(refusal),
+            )
         )
 
 

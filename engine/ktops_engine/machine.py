@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from ktops_engine.nodes import nodes_of_cpus, spread
 from ktops_engine.text import Text
 
 
@@ -26,8 +27,9 @@ class GpuFacts:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """`cpus` holds one logical CPU of every physical core that this process may run on, in order;
-    `available_ram_bytes` is what can still be taken, the tightest control group counted.
+    """`cpus` holds one logical CPU of every physical core that this process may run on, in turns of
+    the NUMA nodes, so that the first few are spread over them; `available_ram_bytes` is what can
+    still be taken, the tightest control group counted.
 
     `read_bandwidth` of the RAM is in bytes/s, None when unknown; `bandwidth_is_measured` tells it
     from a datasheet's. `isa` is the instruction set the kernels would use, "" when unknown.
@@ -56,8 +58,9 @@ def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc"
     for limit, used in _cgroup_memory(sys_root, proc_root):
         total = min(total, limit)
         available = min(available, max(0, limit - used))
+    cpus = physical_cpus(sorted(os.sched_getaffinity(0)), sys_root)
     return MachineFacts(
-        cpus=physical_cpus(sorted(os.sched_getaffinity(0)), sys_root),
+        cpus=spread(cpus, nodes_of_cpus(cpus, sys_root, proc_root)),
         total_ram_bytes=total,
         available_ram_bytes=available,
         num_nodes=max(1, len(list((sys_root / "devices/system/node").glob("node[0-9]*")))),

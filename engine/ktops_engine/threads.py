@@ -17,6 +17,7 @@ from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
 from ktops_engine.native.cache import cache_folder
 from ktops_engine.native.load import Native, load_native
+from ktops_engine.nodes import nodes_of_cpus
 from ktops_engine.remembered import machine_key, recall, remember
 
 Rates = tuple[tuple[int, float], ...]
@@ -87,22 +88,23 @@ def measure_thread_rates(native: Native, machine: MachineFacts) -> Measurement:
     if shape.layer_bytes > machine.available_ram_bytes // MAX_RAM_SHARE:
         return Measurement((), is_steady=False)
     rounds: dict[int, list[float]] = {n: [] for n in thread_counts(len(machine.cpus))}
-    with native.create_pool(machine.cpus) as pool:
+    nodes = nodes_of_cpus(machine.cpus)
+    with native.create_pool(machine.cpus, nodes) as pool:
         layer = ExpertLayer(native, pool, shape)
     with layer, pinned(machine.cpus[0]):
         call = LayerCall(layer, 1, np.random.default_rng(1))
         for _ in range(ROUNDS):
             for threads, rates in rounds.items():
-                rates.append(_rate(native, machine.cpus[:threads], call))
+                rates.append(_rate(native, machine.cpus[:threads], nodes[:threads], call))
     return Measurement(
         rates=tuple((threads, max(rates)) for threads, rates in rounds.items()),
         is_steady=all(min(rates) >= STEADY_SHARE * max(rates) for rates in rounds.values()),
     )
 
 
-def _rate(native: Native, cpus: tuple[int, ...], call: LayerCall) -> float:
+def _rate(native: Native, cpus: tuple[int, ...], nodes: tuple[int, ...], call: LayerCall) -> float:
     seconds: list[float] = []
-    with native.create_pool(cpus) as pool:
+    with native.create_pool(cpus, nodes) as pool:
         call.run(pool)
         end = time.perf_counter() + SECONDS_PER_FIGURE
         while len(seconds) < 3 or time.perf_counter() < end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, replace
 
+from ktops.launch.nodes import show_nodes
 from ktops.output import Output
 from ktops.units import format_bytes
 from ktops_engine.bench.layer import ExpertLayer
@@ -12,8 +13,10 @@ from ktops_engine.bench.shapes import LayerShape, parse_shape
 from ktops_engine.bench.timing import LayerTiming, pinned, time_layer
 from ktops_engine.errors import EXIT_NOT_ENOUGH, EXIT_USAGE, KtopsError
 from ktops_engine.machine import MachineFacts
-from ktops_engine.native.build import build_native
+from ktops_engine.native.build import BuildInfo, build_native
 from ktops_engine.native.load import Native, load_native
+from ktops_engine.node_memory import NodeShare
+from ktops_engine.nodes import NumaMode, thread_nodes
 from ktops_engine.text import Text, joined, text
 
 COMMAND = "ktops bench kernels"
@@ -24,13 +27,15 @@ MAX_TOKENS = 16384
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: `shape_name` as it was given, `isa` "" for the best there is."""
+    """What to measure: `shape_name` as it was given, `isa` "" for the best there is, `numa` as in
+    EngineConfig."""
 
     shape_name: str
     shape: LayerShape
     tokens: tuple[int, ...]
     threads: int
     isa: str = ""
+    numa: NumaMode = "auto"
 
     @property
     def needed_bytes(self) -> int:
@@ -41,11 +46,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of a request, and the instruction set that they were made with."""
+    """The figures of a request, the instruction set that they were made with, and where the weights
+    lay: empty when they were not shared out over NUMA nodes."""
 
     request: Request
     isa: str
     timings: tuple[LayerTiming, ...]
+    node_shares: tuple[NodeShare, ...] = ()
 
 
 def make_request(
@@ -56,6 +63,7 @@ def make_request(
     threads: int | None,
     num_experts: int | None,
     isa: str | None,
+    numa: NumaMode = "auto",
 ) -> Request:
     """A request that this machine can serve.
 
@@ -81,7 +89,7 @@ def make_request(
             ),
             f"{COMMAND} --threads {cores}",
         )
-    request = Request(shape_name, shape, _token_counts(tokens), threads or cores, isa or "")
+    request = Request(shape_name, shape, _token_counts(tokens), threads or cores, isa or "", numa)
     _refuse_large(request, machine)
     return request
 
@@ -126,27 +134,31 @@ def _refuse_large(request: Request, machine: MachineFacts) -> None:
 def measure(request: Request, machine: MachineFacts, output: Output) -> Measured:
     """Build the kernels where they are not, then time every number of tokens.
 
-    Raises KtopsError as building and loading do, and isa-not-available (status 2).
+    Raises KtopsError as building and loading do, isa-not-available and numa-not-built (status 2).
     """
-    native = _load(request, output)
+    info = build_native(on_line=output.note)
     cpus = machine.cpus[: request.threads]
+    nodes = thread_nodes(request.numa, cpus, is_built=info.numa)
+    native = _load(request, info)
     output.stage("layer", _described(request, native.isa))
     with (
-        native.create_pool(cpus) as pool,
+        native.create_pool(cpus, nodes) as pool,
         ExpertLayer(native, pool, request.shape) as layer,
         pinned(cpus[0]),
     ):
+        shares = layer.node_shares(pool)
+        show_nodes(output, shares)
         timings = tuple(
             time_layer(pool, layer, num_tokens, seconds=SECONDS_PER_FIGURE)
             for num_tokens in request.tokens
         )
-    return Measured(request, native.isa, timings)
+    return Measured(request, native.isa, timings, shares)
 
 
-def _load(request: Request, output: Output) -> Native:
+def _load(request: Request, info: BuildInfo) -> Native:
     if request.isa:
         os.environ["KTOPS_ISA"] = request.isa  # the library looks there
-    native = load_native(build_native(on_line=output.note))
+    native = load_native(info)
     if request.isa not in ("", native.isa):
         raise KtopsError(
             "isa-not-available",
@@ -191,6 +203,7 @@ def document(measured: Measured) -> dict[str, object]:
         "layer_bytes": request.shape.layer_bytes,
         "threads": request.threads,
         "isa": measured.isa,
+        "nodes": [asdict(share) for share in measured.node_shares],
         "results": [
             {
                 "tokens": timing.num_tokens,

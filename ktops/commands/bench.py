@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from ktops.commandline import CommandSpec, output_of
+from ktops.options import Numa
+from ktops.settings import load_settings
 
 COMMANDS = (
     CommandSpec(
@@ -52,6 +54,7 @@ def kernels(
             show_default=False,
         ),
     ] = None,
+    numa: Numa = None,
     experts: Annotated[
         int | None,
         typer.Option(help="Experts in memory, not the shape's own number.", show_default=False),
@@ -67,7 +70,10 @@ def kernels(
 
     output = output_of(ctx)
     machine = detect_machine()
-    request = make_request(machine, shape, tokens, threads=threads, num_experts=experts, isa=isa)
+    mode = load_settings(numa=numa).numa
+    request = make_request(
+        machine, shape, tokens, threads=threads, num_experts=experts, isa=isa, numa=mode
+    )
     measured = measure(request, machine, output)
     output.result(
         document(measured),

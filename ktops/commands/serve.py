@@ -20,6 +20,7 @@ from ktops.options import (
     GpuMemory,
     Load,
     ModelPath,
+    Numa,
     NumHiddenLayers,
     Yes,
 )
@@ -54,6 +55,7 @@ def serve(
     cpu_infer: CpuInfer = None,
     gpu_memory: GpuMemory = None,
     gpu_experts: GpuExperts = None,
+    numa: Numa = None,
     host: Annotated[
         str | None,
         typer.Option(help=f"Address to listen on; default: {DEFAULT_HOST}.", show_default=False),
@@ -96,6 +98,7 @@ def serve(
         cpu_infer=cpu_infer,
         gpu_memory=gpu_memory,
         gpu_experts=gpu_experts,
+        numa=numa,
         host=host,
         port=port,
         max_new_tokens=max_new_tokens,

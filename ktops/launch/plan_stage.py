@@ -69,6 +69,7 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
         gpu_memory_bytes=settings.gpu_memory_bytes,
         gpu_experts=settings.most_gpu_experts,
         dummy=None if dummy is None else dummy_weights(dummy, choice),
+        numa=settings.numa,
     )
     source = open_source(config)
     facts = facts_of_files(source.gguf, source.config)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LINE_INTERVAL_S = 10.0
 BAR_WIDTH = 30
 SLOW_S = 1.0  # from here on a rate says something
-READ, FILL = "read", "fill"  # the engine's names of the stages that take long
+PLACE, READ, FILL = "place", "read", "fill"  # the engine's names of the stages that take long
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class _Line:
 
 
 def _amount(stage: str, done: str, total: str) -> Text:
+    if stage == PLACE:
+        return text("placed {done} of {total}", done=done, total=total)
     if stage == READ:
         return text("read {done} of {total}", done=done, total=total)
     if stage == FILL:

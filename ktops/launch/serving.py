@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ktops.launch.checklist import report_checks, start_subset
+from ktops.launch.nodes import show_nodes
 from ktops.launch.plan_stage import Site, checks_of, look, show_site, target_of
 from ktops.launch.stages import Order, obtain, refuse_doubts, refuse_unservable
 from ktops.output import Output
@@ -108,7 +109,11 @@ def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: Mode
         if note not in prepared.shown_notes:
             output.stage("note", note)
 
-    return LLM.load(prepared.engine_config, on_progress=on_progress, on_note=on_note)
+    llm = LLM.load(prepared.engine_config, on_progress=on_progress, on_note=on_note)
+    show_nodes(output, llm.node_shares)
+    for share in llm.node_shares:
+        output.event("node", **asdict(share))
+    return llm
 
 
 def sampling_defaults(folder: Path) -> SamplingParams:

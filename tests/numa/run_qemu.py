@@ -98,8 +98,8 @@ def init_script() -> str:
         "mount -t cgroup -o cpuset none /cgroup",
         "echo; echo BEGIN",
         "for node in /sys/devices/system/node/node*; do",
-        '  echo "${node##*/}: CPUs $(cat $node/cpulist), $(grep -o "MemTotal.*" $node/meminfo),'
-        ' distances $(cat $node/distance)"',
+        '  echo "${node##*/}: CPUs $(cat $node/cpulist), $(grep -o "MemTotal.*" $node/meminfo)"',
+        '  echo "       distances $(cat $node/distance)"',
         "done",
     ]
     for index, case in enumerate(CASES):

@@ -12,17 +12,17 @@ from ktops_engine.config import EngineConfig
 from ktops_engine.gguf import GgufModel
 from ktops_engine.gpu_runner import GpuRunner
 from ktops_engine.kv_cache import LatentCache
-from ktops_engine.machine import detect_machine
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.models.deepseek2 import wanted_tensors
+from ktops_engine.models.deepseek2 import stays_in_ram, wanted_tensors
 from ktops_engine.models.deepseek2_gpu import HybridModel
-from ktops_engine.models.hybrid import load_hybrid
+from ktops_engine.models.hybrid import build_hybrid, load_gpu_weights
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo
 from ktops_engine.native.load import load_native
-from ktops_engine.plan import facts_of_files, plan
 from ktops_engine.sampler import Sampler
 from ktops_engine.source import open_source
+
+CONTEXT = 512
 
 
 @contextmanager
@@ -32,7 +32,6 @@ def hybrid_model(
     """A model with all that every token uses on `device`."""
     source = open_source(config)
     gguf, model_config = source.gguf, source.config
-    placement = plan(config, facts_of_files(gguf, model_config), detect_machine())
     native = load_native(info)
     names, _ = wanted_tensors(gguf, model_config)
     with ExitStack() as resources:
@@ -41,14 +40,15 @@ def hybrid_model(
         def fill(weights: Weights) -> None:
             weights.read(pool, lambda num_bytes: None)
 
+        on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device(device))
+        in_ram = Weights(native, gguf, filter(stays_in_ram, names))
+        resources.callback(in_ram.free)
+        fill(in_ram)
         yield (
-            load_hybrid(
-                native, pool, gguf, names, model_config, placement, fill, resources,
-                torch.device(device),
-            ),
+            build_hybrid(native, pool, in_ram, on_gpu, model_config, CONTEXT, resources),
             model_config,
             gguf,
-        )  # fmt: skip
+        )
 
 
 def new_runner(model: HybridModel, config: ModelConfig, num_blocks: int = 8) -> GpuRunner:

@@ -9,6 +9,7 @@ from ktops_engine.bench.shapes import LayerShape
 from ktops_engine.gguf import QuantType
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool
 from ktops_engine.native.structs import Layout
+from ktops_engine.node_memory import NodeShare, add_shares, count_shares
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,7 @@ class ExpertLayer:
         self.shape = shape
         self.native = native
         self._buffers: list[NativeBuffer] = []
+        self._matrices: list[Matrix] = []
         hidden, intermediate = shape.hidden_size, shape.moe_intermediate_size
         gate, up, down = expert_blocks(shape, seed)
         try:
@@ -54,13 +56,26 @@ class ExpertLayer:
     def _pack(
         self, pool: Pool, type: QuantType, rows: int, cols: int, expert: npt.NDArray[np.uint8]
     ) -> Matrix:
-        buffer = self.native.alloc(expert.nbytes * self.shape.num_experts)
+        num_experts = self.shape.num_experts
+        buffer = self.native.alloc(expert.nbytes * num_experts)
         self._buffers.append(buffer)
-        for index in range(self.shape.num_experts):
+        matrix = Matrix(buffer.address, type, rows, cols, num_experts, Layout.PANEL16)
+        pool.place(buffer, matrix)
+        pool.hold(buffer)
+        for index in range(num_experts):
             address = buffer.address + index * expert.nbytes
             target = Matrix(address, type, rows, cols, layout=Layout.PANEL16)
             pool.pack(target, expert.ctypes.data)
-        return Matrix(buffer.address, type, rows, cols, self.shape.num_experts, Layout.PANEL16)
+        self._matrices.append(matrix)
+        return matrix
+
+    def node_shares(self, pool: Pool) -> tuple[NodeShare, ...]:
+        """What belongs on each NUMA node, and what lies there; empty when rows belong to none."""
+        shares = [
+            count_shares(pool, buffer, [matrix])
+            for buffer, matrix in zip(self._buffers, self._matrices, strict=True)
+        ]
+        return tuple(map(add_shares, *shares))
 
     @property
     def largest_buffer(self) -> NativeBuffer:

@@ -98,16 +98,22 @@ class LayerCall:
 
 
 class Reader:
-    """Plain reads of a layer's memory."""
+    """Plain reads of a layer's memory; of other memory where rows have NUMA nodes, because those of
+    the reads are not the layer's."""
 
-    def __init__(self, layer: ExpertLayer) -> None:
+    def __init__(self, layer: ExpertLayer, pool: Pool) -> None:
         import numpy as np
 
         buffer = layer.largest_buffer
         row_bytes = QuantType.Q8_0.nbytes(READ_COLS)
         rows = min(buffer.num_bytes, MAX_READ_BYTES) // row_bytes
         self.num_bytes = rows * row_bytes
+        if pool.nodes:
+            buffer = layer.native.alloc(self.num_bytes)
+        self._buffer = buffer  # kept alive
         self._weight = Matrix(buffer.address, QuantType.Q8_0, rows, READ_COLS)
+        if pool.nodes:
+            pool.place(buffer, self._weight)
         self._x = np.zeros(READ_COLS, dtype=np.float32)
         self._y = np.empty(rows, dtype=np.float32)
 
@@ -124,7 +130,7 @@ def time_layer(pool: Pool, layer: ExpertLayer, num_tokens: int, *, seconds: floa
 
     call = LayerCall(layer, num_tokens, np.random.default_rng(1))
     call.run(pool)  # first touches of activations and scratch memory
-    reader = Reader(layer) if layer.largest_buffer.num_bytes >= MIN_READ_BYTES else None
+    reader = Reader(layer, pool) if layer.largest_buffer.num_bytes >= MIN_READ_BYTES else None
     times: list[float] = []
     touched: list[float] = []
     reads: list[float] = []

@@ -21,6 +21,8 @@ from ktops_engine.moe.cpu_experts import CpuExperts, FeedForward
 from ktops_engine.native.load import Matrix, Pool
 from ktops_engine.stats import ExpertTraffic
 
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
 
 @dataclass(frozen=True)
 class StepInput:
@@ -73,7 +75,7 @@ class Deepseek2Model:
             _build_layer(weights, config, pool, index) for index in range(config.num_hidden_layers)
         ]
         self._norm = RmsNorm(weights.float32("output_norm.weight"), config.rms_norm_eps)
-        head = "output.weight" if "output.weight" in weights else "token_embd.weight"
+        head = HEAD if HEAD in weights else EMBEDDING
         self._head = Linear(pool, weights.matrix(head))
 
     def expert_traffic(self) -> ExpertTraffic:
@@ -84,7 +86,7 @@ class Deepseek2Model:
 
     def forward(self, step: StepInput, cache: LatentCache) -> torch.Tensor:
         """-> logits [len(sampled_rows), vocab_size] float32; the cache is written in place."""
-        x = self._weights.float32_rows("token_embd.weight", step.token_ids)
+        x = self._weights.float32_rows(EMBEDDING, step.token_ids)
         rotations = self._rotary.at(step.positions)
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             x += layer.attention(layer.attention_norm(x), rotations, layer_cache, step.sequences)
@@ -103,6 +105,12 @@ def wanted_tensors(gguf: GgufModel, config: ModelConfig) -> tuple[list[str], lis
         is_extra = block is not None and int(block[1]) >= config.num_hidden_layers
         (left_out if is_extra or ".nextn." in name else wanted).append(name)
     return wanted, left_out
+
+
+def stays_in_ram(name: str) -> bool:
+    """Whether a tensor lies in RAM also where a GPU holds all that every token uses: the routed
+    experts, and the embedding, of which a token needs one row."""
+    return name == EMBEDDING or "_exps." in name
 
 
 def _build_layer(weights: Weights, config: ModelConfig, pool: Pool, index: int) -> DecoderLayer:

@@ -19,6 +19,7 @@ from ktops_engine.layers.gpu_attention import GpuMlaAttention
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
 from ktops_engine.layers.rotary import Rotary
 from ktops_engine.model_config import ModelConfig
+from ktops_engine.models.deepseek2 import EMBEDDING
 from ktops_engine.models.weights import Weights
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.streamed_experts import StreamedExperts
@@ -155,7 +156,7 @@ class HybridModel:
 
     def embed(self, token_ids: list[int], out: torch.Tensor) -> None:
         """Rows of the embedding to `out`: [tokens, hidden_size] float32, cpu."""
-        self._in_ram.float32_rows("token_embd.weight", token_ids, out)
+        self._in_ram.float32_rows(EMBEDDING, token_ids, out)
 
     def decode(self, step: GpuStep, cache: LatentCache, *, is_captured: bool) -> torch.Tensor:
         """One token for each sequence -> logits [sequences, vocab_size] float32.

@@ -26,7 +26,7 @@ class GpuWeights:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._float32: dict[str, torch.Tensor] = {}
         self._matrices: dict[str, GpuMatrix] = {}
 
@@ -50,16 +50,14 @@ class GpuWeights:
     def _take(self, staged: Weights, gguf: GgufModel, name: str) -> None:
         info = gguf.tensors[name]
         if name.endswith(_FLOAT32_SUFFIXES):
-            self._float32[name] = staged.float32(name).to(self._device, copy=True)
+            self._float32[name] = staged.float32(name).to(self.device, copy=True)
             return
         *experts, rows, cols = info.shape
         if info.type.block_size > 1 and rows % PANEL_ROWS == 0:
-            data = torch.frombuffer(staged.data(name), dtype=torch.uint8).to(
-                self._device, copy=True
-            )
+            data = torch.frombuffer(staged.data(name), dtype=torch.uint8).to(self.device, copy=True)
             type = info.type
         else:
-            data = staged.float32(name).to(self._device, torch.bfloat16, copy=True)
+            data = staged.float32(name).to(self.device, torch.bfloat16, copy=True)
             type = QuantType.BF16
         self._matrices[name] = GpuMatrix(data, type, rows, cols, math.prod(experts))
 

@@ -13,6 +13,7 @@ from ktops_engine.layers.gpu_attention import GpuAttentionWeights, GpuMlaAttenti
 from ktops_engine.layers.gpu_kv_up import KvUp, OneMatrixKvUp, TwoMatrixKvUp
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
 from ktops_engine.model_config import ModelConfig
+from ktops_engine.models.deepseek2 import EMBEDDING, HEAD, stays_in_ram
 from ktops_engine.models.deepseek2_gpu import (
     DenseLayer,
     ExpertLayer,
@@ -27,52 +28,40 @@ from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.host_memory import register, unregister
 from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
 from ktops_engine.native.load import Matrix, Native, Pool
-from ktops_engine.plan import Placement
-
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
-def load_hybrid(
+def load_gpu_weights(
     native: Native,
-    pool: Pool,
     gguf: GgufModel,
     names: Iterable[str],
-    config: ModelConfig,
-    placement: Placement,
     fill: Callable[[Weights], None],
-    resources: ExitStack,
     device: torch.device,
-) -> HybridModel:
-    """Load a model whose placement `is_hybrid`; `fill` gives weights their values, `resources` gets
-    what is to be given back. With a `device` that is no GPU, kernels are interpreted: slow, and the
-    same arithmetic.
+) -> GpuWeights:
+    """What every token uses of the tensors `names`, on `device`; `fill` gives them their values.
+    With a device that is no GPU, kernels are interpreted: slow, and the same arithmetic.
 
     Raises KtopsError as `fill`, and "gpu-out-of-memory".
     """
-    all_names = list(names)
-    ram_names = [name for name in all_names if name == EMBEDDING or "_exps." in name]
-    gpu_names = [name for name in all_names if name not in set(ram_names)]
+    gpu_names = [name for name in names if not stays_in_ram(name)]
     if HEAD not in gguf.tensors:  # tied: looked up in RAM, multiplied with on the GPU
         gpu_names.append(EMBEDDING)
     on_gpu = GpuWeights(device)
     on_gpu.load(native, gguf, gpu_names, fill)
-    in_ram = Weights(native, gguf, ram_names)
-    resources.callback(in_ram.free)
-    fill(in_ram)
-    return _build(native, pool, in_ram, on_gpu, config, placement.ctx_size, device, resources)
+    return on_gpu
 
 
-def _build(
+def build_hybrid(
     native: Native,
     pool: Pool,
     in_ram: Weights,
     on_gpu: GpuWeights,
     config: ModelConfig,
     max_positions: int,
-    device: torch.device,
     resources: ExitStack,
 ) -> HybridModel:
-    """The layers over weights that lie where they belong."""
+    """The layers over weights that lie where they belong; `resources` gets what is to be given
+    back."""
+    device = on_gpu.device
     expert_layers = range(config.first_k_dense_replace, config.num_hidden_layers)
     experts = {index: _routed_experts(in_ram, index) for index in expert_layers}
     handoff = Handoff(

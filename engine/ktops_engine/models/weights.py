@@ -17,6 +17,7 @@ from ktops_engine.models.random_rows import RandomRows
 from ktops_engine.models.reading import read_pieces
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool
 from ktops_engine.native.structs import Layout
+from ktops_engine.node_memory import NodeShare, count_shares
 from ktops_engine.text import text
 
 ALIGNMENT = 64  # a cache line, and the widest vector
@@ -37,6 +38,21 @@ class Weights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._offsets
+
+    def place(self, pool: Pool, on_bytes: Callable[[int], None]) -> int:
+        """Give every page its NUMA node, where the rows of `pool` have nodes; to be called before
+        anything is read. Returns why the kernel refuses to be told nodes, an errno, or 0."""
+        if not pool.nodes:
+            return 0
+        refusal = 0
+        for name in self._offsets:
+            refusal = pool.place(self._buffer, self.matrix(name)) or refusal
+            on_bytes(self._gguf.tensors[name].nbytes)
+        return pool.hold(self._buffer) or refusal
+
+    def node_shares(self, pool: Pool) -> tuple[NodeShare, ...]:
+        """What belongs on each node, and what lies there; empty when rows belong to no node."""
+        return count_shares(pool, self._buffer, map(self.matrix, self._offsets))
 
     def read(self, pool: Pool, on_bytes: Callable[[int], None]) -> None:
         """Fill the buffer from the shards with the threads of `pool`; `on_bytes` is told the size
@@ -99,6 +115,11 @@ class Weights:
         for i, row in enumerate(rows):
             self._native.dequantize_rows(matrix, row, 1, out_ptr + i * out_bytes)
         return out
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(self._gguf.tensors[name].nbytes for name in self._offsets)
 
     @property
     def span(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +48,39 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
         ctypes.c_int32,
     ),
     "ktops_pool_destroy": ([ctypes.c_void_p], ctypes.c_int32),
+    "ktops_pool_set_nodes": (
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_int32),
+            ctypes.c_uint32,
+            ctypes.POINTER(ctypes.c_uint32),
+        ],
+        ctypes.c_int32,
+    ),
+    "ktops_place": (
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(BufferStruct),
+            ctypes.POINTER(MatrixStruct),
+            ctypes.POINTER(ctypes.c_int32),
+        ],
+        ctypes.c_int32,
+    ),
+    "ktops_hold": (
+        [ctypes.POINTER(BufferStruct), ctypes.POINTER(ctypes.c_int32)],
+        ctypes.c_int32,
+    ),
+    "ktops_count_placed": (
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(BufferStruct),
+            ctypes.POINTER(MatrixStruct),
+            ctypes.POINTER(ctypes.c_uint64),
+            ctypes.POINTER(ctypes.c_uint64),
+            ctypes.POINTER(ctypes.c_int32),
+        ],
+        ctypes.c_int32,
+    ),
     "ktops_matmul": ([ctypes.c_void_p, ctypes.POINTER(MatmulArgs)], ctypes.c_int32),
     "ktops_moe_forward": ([ctypes.c_void_p, ctypes.POINTER(MoeArgs)], ctypes.c_int32),
     "ktops_pack": (
@@ -196,8 +229,10 @@ class Native:
         """The functions of ktops.h, with the types of their arguments."""
         return self._library
 
-    def create_pool(self, cpus: Sequence[int]) -> Pool:
+    def create_pool(self, cpus: Sequence[int], nodes: Sequence[int] | None = None) -> Pool:
         """Threads for `len(cpus)` CPUs: the caller and a worker pinned to each of `cpus[1:]`.
+
+        `nodes` are those of the CPUs: rows are then shared out over them (`Pool.nodes`).
 
         Raises KtopsError: native-call (no CPUs), threads-failed, unknown-isa, out-of-memory.
         """
@@ -205,7 +240,10 @@ class Native:
         array = (ctypes.c_int32 * len(cpus))(*cpus)
         status = self._library.ktops_pool_create(array, len(cpus), ctypes.byref(handle))
         self.check(status, f"starting {len(cpus)} threads")
-        return Pool(self, self._library, handle)
+        pool = Pool(self, self._library, handle)
+        if nodes is not None:
+            pool.set_nodes(nodes)
+        return pool
 
     def alloc(self, num_bytes: int) -> NativeBuffer:
         """Zeroed memory on huge pages where possible. Raises KtopsError: out-of-memory."""
@@ -251,15 +289,12 @@ class Native:
 
 
 class NativeBuffer:
-    """Memory of the library. `view` is its bytes; whatever is made from `view` keeps it alive.
-
-    `num_nodes` NUMA nodes hold its pages (1: not spread).
-    """
+    """Memory of the library. `view` is its bytes; whatever is made from `view` keeps it alive."""
 
     def __init__(self, library: ctypes.CDLL, granted: BufferStruct) -> None:
         self.address: int = granted.address
         self.num_bytes: int = granted.num_bytes
-        self.num_nodes: int = granted.num_nodes
+        self.struct = BufferStruct(granted.address, granted.num_bytes, 0, 0)
         array = (ctypes.c_ubyte * granted.num_bytes).from_address(granted.address)
         release = weakref.finalize(array, library.ktops_free, ctypes.byref(granted))
         release.atexit = False  # the process is about to return it all
@@ -284,12 +319,15 @@ class NativeBuffer:
 class Pool:
     """Threads that multiply. One call runs at a time; callers from other threads wait.
 
-    All pointers are addresses of contiguous memory that stays valid during the call.
+    All pointers are addresses of contiguous memory that stays valid during the call. `nodes` are
+    the NUMA nodes that rows are shared out over, empty when they belong to no node.
     """
 
     def __init__(self, native: Native, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
         self._native = native
         self._lock = threading.Lock()
+        self._library = library
+        self.nodes: tuple[int, ...] = ()
         self._matmul = library.ktops_matmul
         self._moe_forward = library.ktops_moe_forward
         self._pack = library.ktops_pack
@@ -302,6 +340,67 @@ class Pool:
         self._moe_pointer = ctypes.pointer(self._moe_args)
         self._release = weakref.finalize(self, library.ktops_pool_destroy, handle)
         self._release.atexit = False  # workers end with the process
+
+    def set_nodes(self, nodes: Sequence[int]) -> None:
+        """The NUMA node of each thread, the caller's first. Large matrices are then shared out by
+        rows over the different ones, unless there is one, or the library was built without NUMA.
+
+        Raises KtopsError: native-call (not a node for each thread).
+        """
+        array, found = (ctypes.c_int32 * len(nodes))(*nodes), ctypes.c_uint32()
+        with self._lock:
+            status = self._library.ktops_pool_set_nodes(
+                self._open_handle(), array, len(nodes), ctypes.byref(found)
+            )
+        self._native.check(status, f"giving {len(nodes)} threads a node")
+        self.nodes = tuple(sorted(set(nodes))) if found.value > 1 else ()
+
+    def place(self, buffer: NativeBuffer, matrix: Matrix) -> int:
+        """Puts the pages of a matrix in `buffer`, where nothing has been written yet, on the nodes
+        of their rows. Returns why the kernel refuses to be told nodes, an errno, or 0.
+
+        Raises KtopsError: native-call (bad shape or type, not in the buffer).
+        """
+        refusal = ctypes.c_int32()
+        with self._lock:
+            status = self._library.ktops_place(
+                self._open_handle(), buffer.struct, matrix.struct, ctypes.byref(refusal)
+            )
+        self._native.check(status, _describe("place", matrix, 0))
+        return refusal.value
+
+    def hold(self, buffer: NativeBuffer) -> int:
+        """Keeps the kernel from moving pages of `buffer` to other nodes of its own accord, once all
+        is placed. Returns why it refuses, an errno, or 0."""
+        if not self.nodes:
+            return 0
+        refusal = ctypes.c_int32()
+        status = self._library.ktops_hold(buffer.struct, ctypes.byref(refusal))
+        self._native.check(status, "holding pages where they are")
+        return refusal.value
+
+    def count_placed(
+        self, buffer: NativeBuffer, matrices: Iterable[Matrix]
+    ) -> tuple[list[int], list[int], int]:
+        """For each of `nodes`: bytes of the matrices in `buffer` that belong there, and those of
+        them that are there; and why the kernel refuses to tell the latter, an errno, or 0.
+
+        Raises KtopsError: native-call (bad shape or type, not in the buffer).
+        """
+        if not self.nodes:
+            return [], [], 0
+        wanted = (ctypes.c_uint64 * len(self.nodes))()
+        there = (ctypes.c_uint64 * len(self.nodes))()
+        refusal, last_refusal = ctypes.c_int32(), 0
+        for matrix in matrices:
+            with self._lock:
+                status = self._library.ktops_count_placed(
+                    self._open_handle(), buffer.struct, matrix.struct, wanted, there,
+                    ctypes.byref(refusal),
+                )  # fmt: skip
+            self._native.check(status, _describe("count_placed", matrix, 0))
+            last_refusal = refusal.value or last_refusal
+        return list(wanted), list(there), last_refusal
 
     def matmul(self, weight: Matrix, x_ptr: int, y_ptr: int, num_tokens: int) -> None:
         """y[e] = x[e] @ weight[e].T for each of the weight's matrices.

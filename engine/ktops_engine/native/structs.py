@@ -83,9 +83,7 @@ class BufferStruct(ctypes.Structure):
     _fields_: ClassVar = [
         ("address", ctypes.c_void_p),
         ("num_bytes", ctypes.c_uint64),
-        ("num_nodes", ctypes.c_uint32),
         ("huge_page_errno", ctypes.c_int32),
-        ("numa_errno", ctypes.c_int32),
         ("reserved", ctypes.c_uint32),
     ]
 
