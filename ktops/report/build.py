@@ -25,7 +25,7 @@ def build_document(info: BuildInfo) -> dict[str, object]:
         "numa": info.numa,
         "numa_origin": info.numa_origin,
         "num_nodes": info.num_nodes,
-        "memory_placement": "mbind" if info.numa else "first-touch",
+        "memory_placement": "by-rows" if info.numa else "first-touch",
         "compiler": info.compiler,
         "isa": list(info.isa),
         "flags": dict(info.flags),
@@ -98,7 +98,7 @@ def _built_lines(info: BuildInfo | None, output: Output) -> list[str]:
     if info is None:
         return [output.say(text("no kernels are built yet"))]
     memory = (
-        text("spread by the mbind system call; libnuma is not used")
+        text("each node holds its share of the rows; libnuma is not used")
         if info.numa
         else text("not spread: pages lie where they are first written")
     )

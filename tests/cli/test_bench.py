@@ -57,6 +57,21 @@ def test_the_instruction_set_can_be_chosen(ktops):
     assert document["isa"] == "scalar"
 
 
+def test_rows_belong_to_no_node_on_a_machine_with_one(ktops):
+    for mode in ("auto", "on", "off"):
+        document = ktops(*QUICK, "--tokens", "1", "--numa", mode, "--json").document
+        assert document["nodes"] == []
+
+
+def test_numa_is_refused_where_the_library_was_built_without_it(ktops, native_build, monkeypatch):
+    without = replace(native_build, numa=False)
+    monkeypatch.setattr("ktops.bench.kernels.build_native", lambda **options: without)
+    monkeypatch.setattr("ktops_engine.nodes.nodes_of_cpus", lambda cpus, *roots: (0, 1))
+    refused = ktops(*QUICK, "--numa", "on")
+    assert refused.status == 2
+    assert "Fix: ktops build --numa on --force" in refused.stderr
+
+
 def test_an_instruction_set_that_this_cpu_lacks_is_refused(ktops, native_build, monkeypatch):
     native = load_native(native_build)
     monkeypatch.setattr("ktops.bench.kernels.load_native", lambda info: native)

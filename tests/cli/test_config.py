@@ -62,7 +62,7 @@ def test_show_quiet_prints_what_is_set_as_lines_for_a_script(ktops):
 
 @pytest.mark.parametrize("name", SETTING_NAMES)
 def test_what_is_set_is_what_get_prints_and_unset_removes(ktops, config_file, name):
-    value = {"models_dir": "/m", "gpu_memory": "65GiB"}.get(name, "65")
+    value = {"models_dir": "/m", "gpu_memory": "65GiB", "numa": "off"}.get(name, "65")
     before = ktops("config", "get", name).stdout
     assert ktops("config", "set", name, value).status == 0
     assert ktops("config", "get", name).stdout == f"{value}\n"

@@ -33,6 +33,7 @@ FLAGS = {
     "cpu-infer": ("3", "cpu_infer", 3),
     "gpu-memory": ("40GiB", "gpu_memory", "40GiB"),
     "gpu-experts": ("512", "gpu_experts", 512),
+    "numa": ("off", "numa", "off"),
     "host": ("::1", "host", "::1"),
     "port": ("8000", "port", 8000),
     "max-new-tokens": ("1000", "max_new_tokens", 1000),

@@ -94,6 +94,8 @@ def test_the_api_key_is_not_in_the_repr(resolve):
         ({"environ": {"KTOPS_GPU_MEMORY": "0GiB"}}, "KTOPS_GPU_MEMORY"),
         ({"project": "gpu_memory = 40"}, "gpu_memory in "),
         ({"flags": {"gpu_experts": -1}}, "--gpu-experts"),
+        ({"environ": {"KTOPS_NUMA": "maybe"}}, "KTOPS_NUMA"),
+        ({"flags": {"numa": "1"}}, "--numa"),
         ({"project": "port = '8000.5'"}, "port in "),
         ({"project": "port = true"}, "port in "),
         ({"project": "cpu_infer = 1.5"}, "cpu_infer in "),

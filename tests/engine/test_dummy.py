@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from ktops_engine.demo import demo_path
 from ktops_engine.gguf import QuantType, dequantize
 from ktops_engine.loader import load_model
 from ktops_engine.models.random_rows import random_blocks
+from ktops_engine.models.weights import Weights
+from ktops_engine.node_memory import NodeShare
 from ktops_engine.source import open_source
 
 MIB = 1 << 20
@@ -53,6 +56,20 @@ def test_a_file_s_shapes_are_filled_without_reading_it(native_build, tiny):
     assert stages == {"fill"}
     assert "the weights are random numbers: so is every answer" in notes
     assert len(answer) == 4
+
+
+def test_a_kernel_that_forbids_choosing_nodes_is_said_once(native_build, tiny, monkeypatch):
+    shares = (NodeShare(0, 7, 7), NodeShare(1, 5, None))
+    monkeypatch.setattr(Weights, "place", lambda *given: errno.EPERM)
+    monkeypatch.setattr(Weights, "node_shares", lambda *given: shares)
+    asked = EngineConfig(tiny.path, tiny.config_folder, dummy=DummyWeights())
+    notes = []
+    loaded = load_model(asked, on_note=notes.append)
+    try:
+        assert loaded.node_shares == shares
+    finally:
+        loaded.free()
+    assert sum("choose NUMA nodes (Operation not permitted)" in note for note in notes) == 1
 
 
 def test_the_same_random_weights_come_every_time(native_build, tiny):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.gguf import GgufModel, QuantType, TensorInfo
 from ktops_engine.machine import detect_machine
+from ktops_engine.models.weights import Weights
+from ktops_engine.native.load import load_native
 from ktops_engine.node_memory import NodeShare, add_shares, count_shares
 from ktops_engine.nodes import nodes_of_cpus, spread, thread_nodes
+from ktops_engine.types import LoadProgress
 
 # node: (cpulist, MemTotal in kB, distances)
 TWO_SOCKETS = {
@@ -174,3 +180,46 @@ def test_where_nothing_answers_it_is_not_told(tmp_path, content):
 def test_shares_add_up_as_long_as_all_are_told():
     assert add_shares(NodeShare(1, 5, 4), NodeShare(1, 6, 6)) == NodeShare(1, 11, 10)
     assert add_shares(NodeShare(1, 5, None), NodeShare(1, 6, 6)) == NodeShare(1, 11, None)
+
+
+class Placer(Counted):
+    """Stands for a pool whose kernel refuses once; notes what it is asked."""
+
+    def __init__(self):
+        super().__init__([0, 0])
+        self.placed, self.num_held = [], 0
+
+    def place(self, buffer, matrix):
+        self.placed.append(matrix.rows)
+        return errno.EPERM if matrix.rows == 37 else 0
+
+    def hold(self, buffer):
+        self.num_held += 1
+        return 0
+
+
+def test_every_tensor_is_placed_before_the_buffer_is_held(native_build):
+    shapes = {"first": (37, 256), "second": (64, 256)}
+    tensors = {
+        name: TensorInfo(name, shape, QuantType.Q4_K, 0, 0, 144 * shape[0])
+        for name, shape in shapes.items()
+    }
+    gguf = GgufModel((), None, MappingProxyType(tensors), 101 * 144, "deepseek2", None)
+    weights, pool, seen = Weights(load_native(native_build), gguf, tensors), Placer(), []
+    assert weights.place(pool, seen.append) == errno.EPERM
+    assert (pool.placed, pool.num_held) == ([37, 64], 1)
+    assert seen[-1] == LoadProgress("place", 101 * 144, 101 * 144)
+    weights.free()
+
+
+def test_without_nodes_nothing_is_placed_and_nothing_is_asked(native_build):
+    native = load_native(native_build)
+    with native.create_pool((0,), (5,)) as pool, native.alloc(1 << 20) as buffer:
+        assert pool.nodes == ()
+        assert pool.hold(buffer) == 0
+        assert count_shares(pool, buffer, []) == ()
+
+
+def test_a_node_for_each_thread_is_needed(native_build):
+    with pytest.raises(KtopsError, match="giving 2 threads a node"):
+        load_native(native_build).create_pool((0,), (0, 0))
