@@ -90,7 +90,7 @@ def start_ktops(shape: LayerShape, threads: int) -> tuple[str, Measure]:
     native = load_native(build_native())
     pool = native.create_pool(detect_machine().cpus[:threads])
     layer = ExpertLayer(native, pool, shape)
-    reader = Reader(layer)
+    reader = Reader(layer, pool)
 
     def measure(num_tokens: int, seed: int, seconds: float) -> dict[str, Any]:
         call = new_call(layer, num_tokens, seed)

@@ -85,7 +85,7 @@ def test_a_timing_counts_what_its_tokens_touched(layer, pool):
 
 
 def test_plain_reads_cover_the_largest_projection(layer, pool):
-    reader = Reader(layer)
+    reader = Reader(layer, pool)
     largest = layer.largest_buffer.num_bytes
     assert 0.9 * largest < reader.num_bytes <= largest
     assert reader.rate(pool) > 0
