@@ -17,7 +17,7 @@ extern "C" {
 #define KTOPS_API __attribute__((visibility("default")))
 
 /* Raised by any change of a struct, a number or a meaning in this header. */
-#define KTOPS_ABI_VERSION 3
+#define KTOPS_ABI_VERSION 4
 
 typedef enum ktops_status {
   KTOPS_OK = 0,

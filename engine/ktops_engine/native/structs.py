@@ -6,7 +6,7 @@ import ctypes
 from enum import IntEnum
 from typing import ClassVar
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 
 class Status(IntEnum):
