@@ -13,7 +13,7 @@
 namespace ktops {
 
 constexpr uint32_t kMaxNodes = 64;
-constexpr size_t kNodeRows = 32; // no job of any kernel is cut at a finer step
+constexpr size_t kNodeRows = 32; // where the jobs of every kernel may be cut
 
 // A page belongs to one node: with less than half a huge page each, the wrong rows would come along
 // with the right ones.

@@ -116,7 +116,7 @@ def _placement(host: Host, target: Target) -> Finding:
     reason = output.facts.get("reason") or output.error
     return warn(
         text("set_mempolicy is refused ({reason})", reason=reason),
-        detail=text("weights then lie on the nodes of the threads that load them, unless those are full"),
+        detail=text("weights then lie on the nodes of the threads that load them"),
         fix=remark(
             "docker run --cap-add SYS_NICE --gpus all IMAGE",
             text("the container needs the capability"),
