@@ -21,8 +21,10 @@ from ktops_engine.nodes import nodes_of_cpus
 from ktops_engine.remembered import machine_key, recall, remember
 
 COLS = 8192
-MATRIX_BYTES_PER_CORE = 16 << 20  # beyond the caches: the largest hold 12 MiB a core
-MIN_MATRIX_BYTES, MAX_MATRIX_BYTES = 256 << 20, 1 << 30
+# Four times the largest third-level cache of a socket, 320 MiB: even a virtual machine of few cores
+# may have all of it.
+BYTES_PER_NODE = 1280 << 20
+MIN_BYTES = 256 << 20  # less says nothing of the RAM
 MAX_RAM_SHARE = 8  # at most an eighth of what is free is taken for it
 TIME_LIMIT_S = 0.3
 FILE = "read-bandwidth.json"
@@ -60,11 +62,16 @@ def _rate_and_time(value: object) -> tuple[float, float]:
         return 0.0, 0.0
 
 
+def working_set_bytes(machine: MachineFacts) -> int | None:
+    """Bytes to measure the RAM with, rather than a cache; None without memory for that."""
+    wanted = min(BYTES_PER_NODE * machine.num_nodes, machine.available_ram_bytes // MAX_RAM_SHARE)
+    return wanted if wanted >= MIN_BYTES else None
+
+
 def measure_read_bandwidth(native: Native, machine: MachineFacts) -> float | None:
     """Bytes/s of the best of some passes over a large matrix; None without memory for one."""
-    wanted = min(MAX_MATRIX_BYTES, MATRIX_BYTES_PER_CORE * len(machine.cpus))
-    wanted = max(MIN_MATRIX_BYTES, wanted)
-    if wanted > machine.available_ram_bytes // MAX_RAM_SHARE:
+    wanted = working_set_bytes(machine)
+    if wanted is None:
         return None
     row_bytes = QuantType.Q8_0.nbytes(COLS)
     rows = wanted // row_bytes

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from ktops_engine.bandwidth import working_set_bytes
 from ktops_engine.bench.layer import ExpertLayer
 from ktops_engine.bench.shapes import SHAPES
 from ktops_engine.bench.timing import LayerCall, pinned
@@ -26,9 +27,6 @@ FILE = "thread-rates.json"
 SHARES = (1.0, 7 / 8, 3 / 4, 1 / 2, 1 / 4)  # of the cores
 ROUNDS = 2
 SECONDS_PER_FIGURE = 0.12
-LAYER_BYTES_PER_CORE = 16 << 20  # beyond the caches, as for the bandwidth
-MIN_LAYER_BYTES, MAX_LAYER_BYTES = 256 << 20, 1 << 30
-MAX_RAM_SHARE = 8
 STEADY_SHARE = 0.85  # of a rate, that its other rounds reach on a machine at rest
 
 
@@ -82,11 +80,11 @@ def measure_thread_rates(native: Native, machine: MachineFacts) -> Measurement:
     import numpy as np
 
     shape = SHAPES["r1"]
-    wanted = max(MIN_LAYER_BYTES, LAYER_BYTES_PER_CORE * len(machine.cpus))
-    num_experts = min(MAX_LAYER_BYTES, wanted) // shape.expert_bytes
-    shape = replace(shape, num_experts=max(num_experts, shape.num_experts_per_tok))
-    if shape.layer_bytes > machine.available_ram_bytes // MAX_RAM_SHARE:
+    wanted = working_set_bytes(machine)
+    if wanted is None:
         return Measurement((), is_steady=False)
+    num_experts = max(wanted // shape.expert_bytes, shape.num_experts_per_tok)
+    shape = replace(shape, num_experts=num_experts)
     rounds: dict[int, list[float]] = {n: [] for n in thread_counts(len(machine.cpus))}
     nodes = nodes_of_cpus(machine.cpus)
     with native.create_pool(machine.cpus, nodes) as pool:

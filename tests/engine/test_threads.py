@@ -139,8 +139,7 @@ def test_counts_go_from_a_quarter_of_the_cores_to_all():
 def test_the_measurement_gives_a_rate_for_each_number(native_build, monkeypatch):
     monkeypatch.setattr(threads, "SECONDS_PER_FIGURE", 0.0)
     monkeypatch.setattr(threads, "ROUNDS", 1)
-    monkeypatch.setattr(threads, "MIN_LAYER_BYTES", 1)
-    monkeypatch.setattr(threads, "LAYER_BYTES_PER_CORE", 1)
+    monkeypatch.setattr(threads, "working_set_bytes", lambda machine: 1)
     machine = replace(detect_machine(), available_ram_bytes=1 << 36)
     rates = threads.measure_thread_rates(load_native(native_build), machine).rates
     assert [count for count, _ in rates] == list(thread_counts(len(machine.cpus)))
