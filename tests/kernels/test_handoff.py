@@ -181,11 +181,11 @@ def steps(native_build: BuildInfo, *arguments: str) -> Iterator[subprocess.Popen
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait(30)
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @pytest.mark.gpu

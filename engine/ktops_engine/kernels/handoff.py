@@ -6,8 +6,8 @@ scope (PTX ISA, "Memory Consistency Model"); Triton has neither for plain loads 
 few instructions are written out. Triton's interpreter, which has no assembly, reads a flag once.
 
 What must live on from one replay of a graph to the next is a tensor on the device, `state`:
-int32 [2], the number of the last request, and whether a step has failed. After a failure both
-kernels return at once until the state is zeroed.
+int32 [3], the number of the last request, whether a step has failed, and the number of the last
+answer. After a failure both kernels return at once until the state is zeroed.
 """
 
 from __future__ import annotations
@@ -21,80 +21,79 @@ from ktops_engine.native.handoff import NUMBER_MASK, REFUSED
 _NUMBER_MASK = tl.constexpr(NUMBER_MASK)
 _REFUSED = tl.constexpr(REFUSED)
 
-_TAKE_COLS = 512  # a warp reads them with four loads of 16 bytes a thread
-_TAKE_TOKENS = 4
+# What the programs of `take` read: [tokens, columns], 16 bytes a thread and load.
+_TAKE_TOKENS, _TAKE_COLS, _TAKE_WARPS = 4, 2048, 8
+
+# One thread looks, because looks of several at one address of the host's wait for each other, about
+# a microsecond each. The others of its program wait at a barrier.
+_AWAIT = tl.constexpr("""
+{
+    .reg .pred is_over;
+    .reg .u64 start, now;
+    .reg .u32 failed;
+    mov.u32 $0, 0xffffffff;
+    setp.ne.u32 is_over, $5, 0;
+    @is_over bra over;
+    ld.relaxed.gpu.global.u32 failed, [$4];
+    setp.ne.u32 is_over, failed, 0;
+    @is_over bra over;
+    mov.u64 start, %globaltimer;
+look:
+    ld.acquire.sys.global.u32 $0, [$1];
+    setp.eq.u32 is_over, $0, $2;
+    @is_over bra over;
+    setp.eq.u32 is_over, $0, 0xffffffff;
+    @is_over bra over;
+    mov.u64 now, %globaltimer;
+    sub.u64 now, now, start;
+    setp.ge.u64 is_over, now, $3;
+    @is_over bra over;
+    nanosleep.u32 20;
+    bra look;
+over:
+}
+""")
+_RAISE = tl.constexpr("""
+{
+    .reg .pred is_first;
+    setp.eq.u32 is_first, $3, 0;
+    @is_first st.release.sys.global.u32 [$1], $2;
+    mov.u32 $0, $2;
+}
+""")
 
 
 @triton.jit
-def _clock_ns():
-    return tl.inline_asm_elementwise(
-        "mov.u64 $0, %globaltimer;", "=l", [], dtype=tl.int64, is_pure=False, pack=1
-    )
-
-
-@triton.jit
-def _read_flag(flag):
-    return tl.inline_asm_elementwise(
-        "ld.acquire.sys.global.u32 $0, [$1];",
-        "=r,l",
-        [flag],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
-def _pause(nanoseconds):
-    tl.inline_asm_elementwise(
-        "nanosleep.u32 $1; mov.u32 $0, $1;",
-        "=r,r",
-        [nanoseconds],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
-def _raise_flag(flag, value, ON_GPU: tl.constexpr):
-    """After the writes of all threads of the program: one thread writes the flag."""
+def _raise_flag(flag, value, THREADS: tl.constexpr, ON_GPU: tl.constexpr):
+    """After the writes of all threads of the program, one of them writes the flag."""
     if ON_GPU:
         tl.debug_barrier()
+        threads = tl.arange(0, THREADS)
         tl.inline_asm_elementwise(
-            """
-            {
-                .reg .pred is_first;
-                .reg .u32 thread;
-                mov.u32 thread, %tid.x;
-                setp.eq.u32 is_first, thread, 0;
-                @is_first st.release.sys.global.u32 [$1], $2;
-                mov.u32 $0, $2;
-            }
-            """,
-            "=r,l,r",
-            [flag, value],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
+            _RAISE, "=r,l,r,r", [flag, value, threads], dtype=tl.int32, is_pure=False, pack=1
         )
     else:
         tl.store(flag, value)
 
 
 @triton.jit
-def _await_flag(flag, number, deadline_ns, ON_GPU: tl.constexpr):
-    """The flag once it is `number` or _REFUSED, or whatever it is when the time is over."""
+def _await_flag(flag, number, patience_ns, failed, THREADS: tl.constexpr, ON_GPU: tl.constexpr):
+    """The flag once it is `number` or REFUSED, or whatever it is when the time is over; REFUSED at
+    once after a failure."""
     if ON_GPU:
-        patience = tl.load(deadline_ns)
-        start = _clock_ns()
-        found = _read_flag(flag)
-        while (found != number) & (found != _REFUSED) & (_clock_ns() - start < patience):
-            _pause(64)
-            found = _read_flag(flag)
-        return found
+        threads = tl.arange(0, THREADS)
+        found = tl.inline_asm_elementwise(
+            _AWAIT,
+            "=&r,l,r,l,l,r",
+            [flag, number, patience_ns, failed, threads],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+        tl.debug_barrier()
+        return tl.sum(tl.where(threads == 0, found, 0), axis=0)
     else:
-        return tl.load(flag)
+        return tl.where(tl.load(failed) == 0, tl.load(flag), _REFUSED)
 
 
 @triton.jit(do_not_specialize=["layer", "num_tokens"])
@@ -102,7 +101,7 @@ def _post_kernel(
     x, expert_ids, expert_weights, layer, num_tokens,
     activations, shared_ids, shared_weights, header, asked, state,
     hidden: tl.constexpr, top_k: tl.constexpr,
-    COLS: tl.constexpr, PAIRS: tl.constexpr, ON_GPU: tl.constexpr,
+    COLS: tl.constexpr, PAIRS: tl.constexpr, THREADS: tl.constexpr, ON_GPU: tl.constexpr,
 ):  # fmt: skip
     """One program. COLS and PAIRS: powers of two, not below hidden and num_tokens * top_k."""
     if tl.load(state + 1) == 0:
@@ -120,33 +119,41 @@ def _post_kernel(
             at = token * hidden + cols
             values = tl.load(x + at, mask=cols < hidden)
             tl.store(activations + at, values, mask=cols < hidden)
-        _raise_flag(asked, number, ON_GPU)
+        _raise_flag(asked, number, THREADS, ON_GPU)
         tl.store(state, number)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _take_kernel(
-    residual, shared_expert, result, done, given_up, state, deadline_ns, num_tokens,
+    residual, shared_expert, result, done, given_up, state, patience_ns, num_tokens,
     hidden: tl.constexpr, has_shared: tl.constexpr,
-    TOKENS: tl.constexpr, COLS: tl.constexpr, ON_GPU: tl.constexpr,
+    TOKENS: tl.constexpr, COLS: tl.constexpr, THREADS: tl.constexpr,
+    IS_RELAYED: tl.constexpr, ON_GPU: tl.constexpr,
 ):  # fmt: skip
-    """Programs [columns, tokens], each waiting for itself: a hop to a common flag costs more."""
-    if tl.load(state + 1) == 0:
-        cols = tl.program_id(0) * COLS + tl.arange(0, COLS)[None, :]
-        tokens = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)[:, None]
-        mask = (cols < hidden) & (tokens < num_tokens)
-        at = tokens * hidden + cols
-        total = tl.load(residual + at, mask=mask)
-        if has_shared:
-            total += tl.load(shared_expert + at, mask=mask).to(tl.float32)
-        number = tl.load(state)
-        if _await_flag(done, number, deadline_ns, ON_GPU) == number:
-            # Volatile: never from a cache that the CPU's writes do not reach.
-            total += tl.load(result + at, mask=mask, volatile=True)
-            tl.store(residual + at, total, mask=mask)
-        else:
-            tl.store(state + 1, 1)
-            _raise_flag(given_up, 1, ON_GPU)
+    """Programs [columns, tokens]. The first one waits for the CPU, the others for the first."""
+    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)[None, :]
+    tokens = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)[:, None]
+    mask = (cols < hidden) & (tokens < num_tokens)
+    at = tokens * hidden + cols
+    total = tl.load(residual + at, mask=mask)
+    if has_shared:
+        total += tl.load(shared_expert + at, mask=mask).to(tl.float32)
+    number = tl.load(state)
+    failed = state + 1
+    relay = state + 2
+    is_first = tl.program_id(0) + tl.program_id(1) == 0
+    flag = tl.where(is_first, done, relay) if IS_RELAYED else done
+    found = _await_flag(flag, number, tl.load(patience_ns), failed, THREADS, ON_GPU)
+    if IS_RELAYED:  # noqa: SIM102 (known when Triton compiles, unlike the other)
+        if is_first:
+            _raise_flag(relay, tl.where(found == number, found, _REFUSED), THREADS, ON_GPU)
+    if found == number:
+        # Volatile: never from a cache that the CPU's writes do not reach.
+        total += tl.load(result + at, mask=mask, volatile=True)
+        tl.store(residual + at, total, mask=mask)
+    else:
+        tl.store(failed, 1)
+        _raise_flag(given_up, 1, THREADS, ON_GPU)
 
 
 def post(
@@ -166,13 +173,15 @@ def post(
     num_tokens, hidden = x.shape
     top_k = expert_ids.shape[1]
     cols = triton.next_power_of_2(hidden)
+    num_warps = min(max(cols // 256, 1), 32)
     _post_kernel[(1,)](
         x, expert_ids, expert_weights, layer, num_tokens,
         block["activations"], block["expert_ids"], block["expert_weights"],
         block["layer"], block["asked"], state,
         hidden, top_k,
-        COLS=cols, PAIRS=triton.next_power_of_2(num_tokens * top_k), ON_GPU=x.is_cuda,
-        num_warps=min(max(cols // 256, 1), 32),
+        COLS=cols, PAIRS=triton.next_power_of_2(num_tokens * top_k),
+        THREADS=32 * num_warps, ON_GPU=x.is_cuda,
+        num_warps=num_warps,
     )  # fmt: skip
 
 
@@ -181,12 +190,12 @@ def take(
     shared: torch.Tensor | None,
     block: dict[str, torch.Tensor],
     state: torch.Tensor,
-    deadline_ns: torch.Tensor,
+    patience_ns: torch.Tensor,
 ) -> None:
     """Waits for the answer to the last `post` and adds it to `residual`, and `shared` as well.
 
     residual: float32 [tokens, hidden], as many tokens as were posted; shared: bfloat16 or float32
-    of the same shape; both contiguous. deadline_ns: int64 [1]. When the time is over, or the CPU
+    of the same shape; both contiguous. patience_ns: int64 [1]. When the time is over, or the CPU
     refuses, nothing is added, the state says so, and so does `given_up` in the block.
     """
     num_tokens, hidden = residual.shape
@@ -194,8 +203,9 @@ def take(
     grid = (triton.cdiv(hidden, _TAKE_COLS), triton.cdiv(num_tokens, tokens))
     _take_kernel[grid](
         residual, residual if shared is None else shared, block["result"],
-        block["done"], block["given_up"], state, deadline_ns, num_tokens,
+        block["done"], block["given_up"], state, patience_ns, num_tokens,
         hidden, shared is not None,
-        TOKENS=tokens, COLS=_TAKE_COLS, ON_GPU=residual.is_cuda,
-        num_warps=1,
+        TOKENS=tokens, COLS=_TAKE_COLS, THREADS=32 * _TAKE_WARPS,
+        IS_RELAYED=grid != (1, 1) and residual.is_cuda, ON_GPU=residual.is_cuda,
+        num_warps=_TAKE_WARPS,
     )  # fmt: skip

@@ -58,8 +58,8 @@ class Handoff:
         self._block["expert_weights"] = part("expert_weights", torch.float32, pairs)
         self._block["result"] = part("result", torch.float32, values)
         self._given_up = self._block["given_up"].numpy()
-        self._state = torch.zeros(2, dtype=torch.int32, device=device)
-        self._deadline_ns = torch.empty(1, dtype=torch.int64, device=device)
+        self._state = torch.zeros(3, dtype=torch.int32, device=device)
+        self._patience_ns = torch.empty(1, dtype=torch.int64, device=device)
         self.set_patience(GPU_PATIENCE_SECONDS)
         self._device = device
         self._hidden, self._top_k, self._max_tokens = hidden, top_k, max_tokens
@@ -94,7 +94,7 @@ class Handoff:
         self._check("residual", residual, num_tokens, self._hidden, torch.float32)
         if shared is not None:
             self._check("shared", shared, num_tokens, self._hidden, torch.bfloat16, torch.float32)
-        kernels.take(residual, shared, self._block, self._state, self._deadline_ns)
+        kernels.take(residual, shared, self._block, self._state, self._patience_ns)
 
     def serve(self, count: int, timeout_seconds: float = CPU_PATIENCE_SECONDS) -> None:
         """Computes the next `count` requests; each may take `timeout_seconds` to come.
@@ -129,7 +129,7 @@ class Handoff:
 
     def set_patience(self, seconds: float) -> None:
         """How long a `take` waits, also in graphs that are captured already."""
-        self._deadline_ns.fill_(int(seconds * 1e9))
+        self._patience_ns.fill_(int(seconds * 1e9))
 
     @property
     def traffic(self) -> ExpertTraffic:
