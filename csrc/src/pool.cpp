@@ -177,6 +177,7 @@ void ktops_pool::keep_awake(bool awake) {
   is_kept_awake_.store(awake && spin_ns_ == kSpinNs, std::memory_order_relaxed);
   if (!awake)
     return;
+  return_to_own_cpu(); // where no worker spins
   epoch_.fetch_add(1, std::memory_order_seq_cst);
   if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
     futex_wake(epoch_, INT_MAX);

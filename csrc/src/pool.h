@@ -72,7 +72,7 @@ struct ktops_pool {
   static void run_alone(const Step* steps, size_t num_steps);
 
   // While true, idle workers spin instead of going to sleep, if each has a CPU for itself; those
-  // that sleep are woken.
+  // that sleep are woken. For the thread that calls the pool.
   void keep_awake(bool awake);
 
   uint32_t num_threads() const { return num_workers_ + 1; }

@@ -80,6 +80,23 @@ void check_sleeping_workers() {
   }
 }
 
+// Workers that were kept awake, then not, then are gone: jobs and the end work in any state.
+void check_kept_awake() {
+  for (int i = 0; i < 20; ++i) {
+    const TestPool pool(2);
+    usleep(200);
+    static_cast<ktops_pool*>(pool)->keep_awake(true);
+    for (int job = 0; job < 3; ++job) {
+      check_indices(pool, 50);
+      usleep(100);
+    }
+    if (i % 2 != 0)
+      static_cast<ktops_pool*>(pool)->keep_awake(false);
+    usleep(100);
+    check_indices(pool, 50);
+  }
+}
+
 void check_short_lives() {
   for (uint32_t i = 0; i < 200; ++i) {
     const TestPool pool(1 + i % 7);
@@ -132,6 +149,7 @@ int main() {
     check_many_steps(num_threads);
   check_affinity_is_kept();
   check_sleeping_workers();
+  check_kept_awake();
   check_short_lives();
   check_concurrent_callers();
   check_fork();
