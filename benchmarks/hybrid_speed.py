@@ -78,7 +78,12 @@ def main() -> None:
     )
     vram_before = vram_bytes()
     started = time.perf_counter()
-    llm = LLM.load(config, on_note=print)
+    filled_at = [started]
+
+    def on_progress(progress: object) -> None:
+        filled_at[0] = time.perf_counter()
+
+    llm = LLM.load(config, on_progress=on_progress, on_note=print)
     source = open_source(config)
     facts = facts_of_files(source.gguf, source.config)
     placement = llm.placement
@@ -87,6 +92,7 @@ def main() -> None:
         "threads": placement.num_threads,
         "read_gb_s": machine.read_bandwidth and machine.read_bandwidth / 1e9,
         "load_s": time.perf_counter() - started,
+        "of_that_fill_s": filled_at[0] - started,
         "layers": source.config.num_hidden_layers,
         "gpu_layers": placement.gpu_layers,
         "planned_vram_gib": placement.vram_bytes / (1 << 30),
