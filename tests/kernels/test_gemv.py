@@ -81,6 +81,17 @@ def test_gate_and_up_are_one_launch(
     assert error(gemv_gate_up(gate, up, x), expected) <= 2 * BOUND
 
 
+def test_columns_of_a_matrix_with_few_rows_are_cut(device: str) -> None:
+    gate, gate_weights = random_matrix(QuantType.Q8_0, 48, 1056, 1, device, 11)
+    up, up_weights = random_matrix(QuantType.Q8_0, 48, 1056, 1, device, 12)
+    x = tokens(3, 1056, device=device)
+    gates, ups = products(x, gate_weights[0]), products(x, up_weights[0])
+    assert error(gemv(gate, x), gates) <= BOUND
+    stream = torch.ones(3, 48, device=device)
+    assert error(gemv(up, x, add_to=stream), ups + 1) <= BOUND
+    assert error(gemv_gate_up(gate, up, x), torch.nn.functional.silu(gates) * ups) <= 2 * BOUND
+
+
 @pytest.mark.parametrize("num_tokens", [1, 3])
 @pytest.mark.parametrize("type", [QuantType.Q8_0, QuantType.BF16], ids=lambda type: type.name)
 def test_every_head_has_its_matrix(type: QuantType, num_tokens: int, device: str) -> None:

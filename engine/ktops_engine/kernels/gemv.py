@@ -1,8 +1,8 @@
 """Products of quantised matrices with the few tokens of a decode step.
 
 The weights are read once, each by one program, and unpacked in registers (`unpack`). One token:
-sums in float32, lane by lane. More tokens: weights become bfloat16 tiles for the tensor cores, 16
-tokens at a time whatever their number. No atomics: a result is the same from run to run.
+sums in float32, lane by lane, here. More: products of bfloat16 (`gemv_many`). Plain weights have a
+kernel of their own (`gemv_plain`). No atomics: a result is the same from run to run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels.dot import dot
+from ktops_engine.kernels.gemv_many import MAX_TOKENS, many_tokens
 from ktops_engine.kernels.gemv_plain import plain_gemv
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.unpack import (
@@ -23,11 +23,8 @@ from ktops_engine.kernels.unpack import (
     panel_words,
     part_word,
     scale,
-    unpack_run,
     value,
 )
-
-MAX_TOKENS = 16
 
 
 @triton.jit
@@ -105,127 +102,53 @@ def _one_token_kernel(
     tl.store(targets, result.to(y.dtype.element_ty))
 
 
-@triton.jit
-def _many_tokens(
-    data,
-    panel,
-    row,
-    row_mask,
-    x,
-    x_mask,
-    num_units,
-    num_blocks,
-    TYPE: tl.constexpr,
-    PARTS: tl.constexpr,
-    RUNS: tl.constexpr,
-    UNITS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """The products of ROWS rows with 16 tokens: [16, ROWS] float32. x: pointers [16, 1]."""
-    acc = tl.zeros((16, ROWS), tl.float32)
-    k = tl.arange(0, 16 * UNITS)[None, :]
-    for start in range(0, num_units, UNITS):
-        unit = (start + tl.arange(0, UNITS))[:, None]
-        mask = (unit < num_units) & row_mask
-        header = load_header(TYPE, data, panel, row, unit, num_blocks, mask)
-        unit_of_k = start + k // 16
-        cols = x + (unit_of_k * (PARTS * RUNS * 16) + k % 16)
-        tokens = x_mask & (unit_of_k < num_units)
-        for RUN in tl.static_range(RUNS):
-            run = load_run(TYPE, RUN, data, panel, row, unit, mask)
-            for PART in tl.static_range(PARTS):
-                weights = unpack_run(TYPE, PART, RUN, run, header, unit)
-                weights = tl.reshape(tl.permute(weights, (0, 2, 1)), (16 * UNITS, ROWS))
-                x_run = tl.load(cols + 16 * (PART * RUNS + RUN), mask=tokens, other=0.0)
-                acc = dot(x_run, weights, acc)
-    return acc
-
-
-@triton.jit(do_not_specialize=["num_tokens", "num_panels", "num_units", "num_blocks"])
-def _many_tokens_kernel(
-    data,
-    up_data,
-    x,
-    y,
-    num_tokens,
-    num_panels,
-    num_units,
-    num_blocks,
-    panel_stride,
-    TYPE: tl.constexpr,
-    PARTS: tl.constexpr,
-    RUNS: tl.constexpr,
-    UNITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    GATED: tl.constexpr,
-    ADD: tl.constexpr,
-):
-    """One program: ROWS rows of one head. x: [tokens, heads, cols]; y: [tokens, heads, rows]."""
-    head = tl.program_id(1)
-    num_heads = tl.num_programs(1)
-    rows = num_panels * 16
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[None, :]
-    row_mask = row < rows
-    words = (head * num_panels + row // 16).to(tl.int64) * panel_stride
-    token = tl.arange(0, 16)[:, None]
-    token_mask = token < num_tokens
-    cols = num_units * (PARTS * RUNS * 16)
-    x += (token * num_heads + head) * cols
-    result = _many_tokens(
-        data, words, row % 16, row_mask, x, token_mask, num_units, num_blocks,
-        TYPE, PARTS, RUNS, UNITS, ROWS,
-    )  # fmt: skip
-    if GATED:
-        up = _many_tokens(
-            up_data, words, row % 16, row_mask, x, token_mask, num_units, num_blocks,
-            TYPE, PARTS, RUNS, UNITS, ROWS,
-        )  # fmt: skip
-        result = result * tl.sigmoid(result) * up
-    targets = y + (token * num_heads + head) * rows + row
-    mask = token_mask & row_mask
-    if ADD:
-        result += tl.load(targets, mask=mask)
-    tl.store(targets, result.to(y.dtype.element_ty), mask=mask)
-
-
 def _launch(
     weight: GpuMatrix, up: GpuMatrix | None, x: torch.Tensor, y: torch.Tensor, add: bool
 ) -> None:
-    """x: [tokens, heads, cols], y: [tokens, heads, rows], both contiguous."""
+    """x: [tokens, heads, cols] bfloat16, y: [tokens, heads, rows] that is written or added to, both
+    contiguous. With `up`, y is silu(weight x) * (up x)."""
     num_tokens, heads, cols = x.shape
+    if weight.type is QuantType.BF16:
+        plain_gemv(weight, up, x, y, add)
+        return
+    if num_tokens > 1:
+        many_tokens(weight, up, x, y, add)
+        return
     cut = UNITS[weight.type]
+    num_panels = weight.rows // PANEL_ROWS
     num_units = cols // cut.cols
+    num_warps = _num_warps(num_panels * heads, num_units)
     data = weight.data.view(torch.int32)
-    shared = {"TYPE": int(weight.type), "PARTS": cut.parts, "RUNS": cut.runs}
-    shared |= {"GATED": up is not None, "ADD": add}
-    sizes = (
-        weight.rows // PANEL_ROWS,
+    _one_token_kernel[num_panels, heads](
+        data,
+        data if up is None else up.data.view(torch.int32),
+        x.view(torch.int64),
+        y,
+        num_panels,
         num_units,
         cols // weight.type.block_size,
         panel_words(weight.type, cols),
+        TYPE=int(weight.type),
+        PARTS=cut.parts,
+        RUNS=cut.runs,
+        UNITS=8 * num_warps,
+        STAGES=1,
+        GATED=up is not None,
+        ADD=add,
+        num_warps=num_warps,
     )
-    up_data = data if up is None else up.data.view(torch.int32)
-    if num_tokens == 1:
-        num_warps = _warps_for_one(weight.rows * heads // PANEL_ROWS, num_units)
-        grid = (weight.rows // PANEL_ROWS, heads)
-        _one_token_kernel[grid](
-            data, up_data, x.view(torch.int64), y, *sizes,
-            UNITS=8 * num_warps, STAGES=1, num_warps=num_warps, **shared,
-        )  # fmt: skip
-        return
-    rows_a_program = 64 if weight.rows * heads >= 64 * 128 else 32
-    _many_tokens_kernel[triton.cdiv(weight.rows, rows_a_program), heads](
-        data, up_data, x, y, num_tokens, *sizes,
-        UNITS=8, ROWS=rows_a_program, num_warps=4, num_stages=2, **shared,
-    )  # fmt: skip
 
 
-def _warps_for_one(num_panels: int, num_units: int) -> int:
-    """Warps a program: each takes 8 units at a time. Together they should fill the GPU."""
-    num_warps = 1
-    while 8 * num_warps < num_units and num_warps * num_panels < 132 * 32 and num_warps < 16:
-        num_warps *= 2
-    return num_warps
+def _num_warps(num_programs: int, num_units: int) -> int:
+    """Warps a program. Each takes 8 units at a time; those that have none left in the last step are
+    lost, and so are multiprocessors with fewer than about 16 warps."""
+
+    def use(num_warps: int) -> float:
+        step = 8 * num_warps
+        steps = -(-num_units // step)
+        return num_units / (steps * step) * min(1.0, num_warps * num_programs / (132 * 16))
+
+    return max((1, 2, 4, 8, 16), key=use)
 
 
 def _checked(weight: GpuMatrix, x: torch.Tensor) -> None:
@@ -256,10 +179,7 @@ def gemv(
         y = add_to
         if y.shape != shape or y.dtype != torch.float32 or not y.is_contiguous():
             raise ValueError(f"add_to is {y.dtype} {tuple(y.shape)}, not float32 {shape}")
-    if weight.type is QuantType.BF16:
-        plain_gemv(weight, None, x[:, None], y[:, None], add=add_to is not None)
-    else:
-        _launch(weight, None, x[:, None], y[:, None], add=add_to is not None)
+    _launch(weight, None, x[:, None], y[:, None], add=add_to is not None)
     return y
 
 
@@ -272,8 +192,7 @@ def gemv_gate_up(gate: GpuMatrix, up: GpuMatrix, x: torch.Tensor) -> torch.Tenso
         gated = torch.nn.functional.silu(gemv(gate, x, out_dtype=torch.float32))
         return (gated * gemv(up, x, out_dtype=torch.float32)).to(torch.bfloat16)
     y = torch.empty(x.shape[0], gate.rows, dtype=torch.bfloat16, device=x.device)
-    launch = plain_gemv if gate.type is QuantType.BF16 else _launch
-    launch(gate, up, x[:, None], y[:, None], add=False)
+    _launch(gate, up, x[:, None], y[:, None], add=False)
     return y
 
 
@@ -283,6 +202,5 @@ def gemv_heads(weight: GpuMatrix, x: torch.Tensor) -> torch.Tensor:
     if x.dim() != 3 or x.shape[1] != weight.num_experts:
         raise ValueError(f"x is {tuple(x.shape)}, there are {weight.num_experts} matrices")
     y = torch.empty(*x.shape[:2], weight.rows, dtype=torch.bfloat16, device=x.device)
-    launch = plain_gemv if weight.type is QuantType.BF16 else _launch
-    launch(weight, None, x, y, add=False)
+    _launch(weight, None, x, y, add=False)
     return y

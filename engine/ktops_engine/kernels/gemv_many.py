@@ -23,6 +23,7 @@ from ktops_engine.kernels.unpack import (
 )
 
 MAX_TOKENS = 16
+_UNITS = 4  # a step of the loop
 _ROWS = 64  # the tensor cores' smallest left operand
 _SUMMED = 256  # results a program of the second kernel
 _MAX_SPLITS = 8
@@ -68,7 +69,9 @@ def _products(
     return acc
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_panels", "num_units", "num_blocks", "split_units"])
+@triton.jit(
+    do_not_specialize=["num_tokens", "num_panels", "num_units", "num_blocks", "split_units"]
+)
 def _many_kernel(
     data,
     up_data,
@@ -91,8 +94,8 @@ def _many_kernel(
 ):
     """One program: ROWS rows of one head, over one split of the columns.
 
-    x: [tokens, heads, cols]; y: [tokens, heads, rows], or with SPLIT float32 [splits, tokens, heads,
-    rows], where those of the up projection follow when GATED.
+    x: [tokens, heads, cols]; y: [tokens, heads, rows], or with SPLIT float32 [splits, tokens,
+    heads, rows], where those of the up projection follow when GATED.
     """
     head = tl.program_id(1)
     split = tl.program_id(2)
@@ -158,9 +161,8 @@ def many_tokens(
     num_tokens, heads, cols = x.shape
     cut = UNITS[weight.type]
     num_units = cols // cut.cols
-    units = 4 if cut.parts == 4 else 8
     tiles = triton.cdiv(weight.rows, _ROWS)
-    splits, split_units = _splits(tiles * heads, num_units, units)
+    splits, split_units = _splits(tiles * heads, num_units)
     data = weight.data.view(torch.int32)
     parts = y
     if splits > 1:
@@ -180,7 +182,7 @@ def many_tokens(
         TYPE=int(weight.type),
         PARTS=cut.parts,
         RUNS=cut.runs,
-        UNITS=units,
+        UNITS=_UNITS,
         ROWS=_ROWS,
         GATED=up is not None,
         ADD=add,
@@ -194,10 +196,10 @@ def many_tokens(
         )
 
 
-def _splits(num_tiles: int, num_units: int, units: int) -> tuple[int, int]:
+def _splits(num_tiles: int, num_units: int) -> tuple[int, int]:
     """How often the columns are cut so that a large GPU has work for two programs on each of its
     multiprocessors, and the units of a split: whole steps of the loop, at least two."""
-    steps = triton.cdiv(num_units, units)
+    steps = triton.cdiv(num_units, _UNITS)
     wanted = min(triton.cdiv(264, num_tiles), _MAX_SPLITS, max(1, steps // 2))
     split_steps = triton.cdiv(steps, wanted)
-    return triton.cdiv(steps, split_steps), split_steps * units
+    return triton.cdiv(steps, split_steps), split_steps * _UNITS

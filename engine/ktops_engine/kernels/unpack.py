@@ -183,8 +183,8 @@ def load_run(TYPE: tl.constexpr, RUN: tl.constexpr, data, panel, row, unit, mask
     """The words of all parts of one run, thirteen tiles [units, rows]: four of quants, four of
     further quants (Q6_K), four of high bits (Q5_K, Q6_K and Q5_0), and the bits of 1.0.
 
-    Arguments as in `load_header`. The 1.0 hangs on the mask so that the compiler does not know it:
-    it would spend an instruction more on each weight to keep two constants out of registers.
+    Arguments as in `load_header`. The 1.0 hangs on the mask: were it a constant, the compiler would
+    spend another instruction on each weight.
     """
     one = (tl.where(mask, _ONE, 0),)
     block, place = _block(TYPE, unit)
@@ -207,15 +207,12 @@ def load_run(TYPE: tl.constexpr, RUN: tl.constexpr, data, panel, row, unit, mask
         high = words + (512 + 128 * place + 64 * RUN)
         q = _load_lines(quants, mask) + _load_lines(quants + 128, mask)
         return q + _load_lines(high, mask) + one
-    elif TYPE == Q8_0:
-        q = _load_lines(words + 64 * RUN, mask)
-        return q + q + q + one
     elif TYPE == Q5_0:
         h = tl.load(words, mask=mask, other=0)
         q = _load_lines(words + 16, mask)
         return q + q + (h, h, h, h) + one
     else:
-        q = _load_lines(words, mask)
+        q = _load_lines(words + 64 * RUN, mask)
         return q + q + q + one
 
 

@@ -12,7 +12,8 @@ import torch
 
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.dequantize import dequantize
-from ktops_engine.kernels.gemv import MAX_TOKENS, gemv, gemv_gate_up
+from ktops_engine.kernels.gemv import gemv, gemv_gate_up
+from ktops_engine.kernels.gemv_many import MAX_TOKENS
 from ktops_engine.kernels.matrix import GpuMatrix
 
 PIECE_BYTES = 64 << 20  # of unpacked weights at a time
