@@ -33,7 +33,7 @@ class DecodeGraph:
         replay works again.
         """
         self._graph.replay()
-        self._model.handoff.serve(self._model.num_expert_layers)
+        self._model.serve_decode()
         self._stream.synchronize()
-        self._model.handoff.check()
+        self._model.check_decode()
         return self._logits

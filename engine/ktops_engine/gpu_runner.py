@@ -9,12 +9,13 @@ import torch
 
 from ktops_engine.decode_graph import DecodeGraph
 from ktops_engine.errors import KtopsError
+from ktops_engine.gpu_memory import compute_within
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import HybridModel
 from ktops_engine.sampler import Sampler
 from ktops_engine.stats import ExpertTraffic
 from ktops_engine.step_tensors import StepTensors
-from ktops_engine.types import Batch, Sampled
+from ktops_engine.types import Batch, Request, Sampled
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ WARM_UP_TOKENS = 32
 
 
 class GpuRunner:
-    """Everything but the routed experts on the GPU; those by the CPU, or streamed to the GPU."""
+    """All that every token uses on the GPU; routed experts by the CPU, streamed to the GPU, or
+    there."""
 
     def __init__(self, model: HybridModel, cache: LatentCache, sampler: Sampler) -> None:
         self._model = model
@@ -48,18 +50,21 @@ class GpuRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:
         requests = [item.request for item in batch.items if item.samples]
+        compute = self._replay if self._has_graph(batch) else self._eager
         try:
-            logits = self._replay(batch) if self._has_graph(batch) else self._eager(batch)
+            return compute_within(lambda: self._sampled(compute(batch), requests))
         except KtopsError as error:
             # This step is lost, and with it its requests; the next one begins anew.
             logger.error("%s", error.message)
-            self._model.handoff.reset()
+            self._model.recover()
             return [Sampled(None, error=error.message) for _ in requests]
-        return self._sampler(logits, requests) if requests else []
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
-        return self._eager(batch, range(batch.num_tokens)).cpu()
+        return compute_within(lambda: self._eager(batch, range(batch.num_tokens)).cpu())
+
+    def _sampled(self, logits: torch.Tensor, requests: list[Request]) -> list[Sampled]:
+        return self._sampler(logits, requests) if requests else []
 
     def _has_graph(self, batch: Batch) -> bool:
         return self._model.device.type == "cuda" and _is_decode(batch)
@@ -84,7 +89,7 @@ class GpuRunner:
         )
         if _is_decode(batch):
             logits = self._model.decode(step, self._cache, is_captured=False)
-            self._model.handoff.check()
+            self._model.check_decode()
             return logits
         return self._model.forward(step, self._cache, _last_rows(batch) if rows is None else rows)
 

@@ -53,7 +53,12 @@ class LLM:
         `on_progress` may be called from several threads, `on_note` gets one sentence at a time.
         Raises KtopsError: whatever is wrong with the files, the machine or the native library.
         """
-        return cls(load_model(config, on_progress, on_note), config)
+        loaded = load_model(config, on_progress, on_note)
+        try:
+            return cls(loaded, config)
+        except BaseException:
+            loaded.free()
+            raise
 
     @property
     def gguf(self) -> GgufModel:

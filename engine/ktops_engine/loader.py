@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
+from ktops_engine.gpu_memory import load_within
 from ktops_engine.gpus import engine_machine
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.model_config import ModelConfig
@@ -64,7 +66,13 @@ class LoadedModel:
         )
 
     def new_runner(self, sampler: Sampler) -> Runner:
-        """What runs batches through the model, over a cache of its own."""
+        """What runs batches through the model, over a cache of its own.
+
+        Raises KtopsError "gpu-out-of-memory".
+        """
+        return load_within(self.placement, partial(self._new_runner, sampler))
+
+    def _new_runner(self, sampler: Sampler) -> Runner:
         if isinstance(self.model, Deepseek2Model):
             return CpuRunner(self.model, self.new_cache(), sampler, self.placement.num_threads)
         from ktops_engine.gpu_runner import GpuRunner
@@ -93,6 +101,20 @@ def load_model(
         notes.append(said)
     for note in (*notes, *placement.notes):
         on_note(note)
+    load = partial(_load, config, gguf, model_config, placement, names, on_progress, on_note)
+    return load_within(placement, load)
+
+
+def _load(
+    config: EngineConfig,
+    gguf: GgufModel,
+    model_config: ModelConfig,
+    placement: Placement,
+    names: list[str],
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> LoadedModel:
+    """Load the tensors `names` as `placement` has them. Raises torch.OutOfMemoryError too."""
     tokenizer = load_tokenizer(gguf, config.model_path)
     info = _current_library()
     native = load_native(info)
@@ -102,12 +124,15 @@ def load_model(
         resources.callback(pool.close)
         total_bytes = sum(gguf.tensors[name].nbytes for name in names)
         fill = _filler(config, pool, total_bytes, on_progress)
-        in_ram = [name for name in names if stays_in_ram(name) or not placement.is_hybrid]
+        first = model_config.first_k_dense_replace
+        resident = range(first, first + placement.gpu_expert_layers)
+        in_ram = [name for name in names if stays_in_ram(name, resident) or not placement.is_hybrid]
         if placement.is_hybrid:
             from ktops_engine.models.hybrid import load_gpu_weights  # Triton and CUDA
 
             # First, because the GPU's memory is what others may have taken meanwhile.
-            on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device("cuda", 0))
+            gpu = torch.device("cuda", 0)
+            on_gpu = load_gpu_weights(native, gguf, names, fill, gpu, resident)
         weights = Weights(native, gguf, in_ram)
         resources.callback(weights.free)
         _place(weights, pool, on_progress, on_note)

@@ -65,7 +65,7 @@ def test_r1_at_8k_takes_about_14_gb_of_a_gpu_and_the_experts_stay_in_ram():
 def test_a_budget_lets_experts_into_spare_gpu_memory():
     placement = place(config(gpu_memory_bytes=40 * GIB), R1, machine(vram=(48 * GIB,)))
     (share,) = placement.gpus
-    assert 39 * GIB < share.total_bytes <= 40 * GIB
+    assert 33 * GIB < share.total_bytes <= 40 * GIB
     assert share.routed_bytes + placement.ram.routed_bytes == R1.bytes.routed_experts
     assert placement.gpu_expert_layers == 3
 
@@ -74,7 +74,7 @@ def test_experts_that_ram_cannot_hold_go_to_the_gpus():
     small = machine(320 * GIB, vram=(80 * GIB, 80 * GIB))
     placement = place(config(), R1, small)
     assert placement.fits
-    assert placement.ram.total_bytes == pytest.approx(320 * GIB, rel=0.001)
+    assert 313 * GIB < placement.ram.total_bytes <= 320 * GIB
     assert sum(share.routed_bytes for share in placement.gpus) > 40 * GIB
 
 
@@ -104,8 +104,9 @@ def test_a_number_of_experts_is_put_on_the_gpu_as_far_as_there_is_room():
     host = machine(vram=(48 * GIB,))
     none, some, many = (place(config(gpu_experts=n), R1, host) for n in (0, 300, 100_000))
     assert (none.gpu_experts, none.gpus[0].routed_bytes) == (0, 0)
-    assert (some.gpu_experts, some.gpu_expert_layers) == (300, 1)
+    assert (some.gpu_experts, some.gpu_expert_layers) == (256, 1)
     assert 1000 < many.gpu_experts < 58 * 256
+    assert many.gpu_experts % 256 == 0
     assert many.gpus[0].total_bytes <= many.gpus[0].usable_bytes
 
 

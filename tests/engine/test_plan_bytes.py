@@ -78,6 +78,13 @@ def test_experts_in_another_form_are_named(type, rows, columns):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "can"), [(1408, 128, True), (16, 128, False), (1408, 64, False)]
+)
+def test_experts_in_whole_tiles_need_not_lie_in_ram(rows, columns, can):
+    assert with_experts(QuantType.Q8_0, rows, columns).can_stay_on_gpu is can
+
+
 def test_a_description_of_the_demo_comes_close_to_its_files():
     gguf = open_gguf(demo_path())
     config, _ = resolve_model_config(gguf, demo_path())

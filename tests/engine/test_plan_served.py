@@ -16,7 +16,6 @@ from ktops_engine.plan import (
     place,
     place_served,
     plan,
-    served,
 )
 from ktops_engine.text import text
 
@@ -106,32 +105,34 @@ def test_the_remarks_on_threads_are_kept():
     assert len(placement.notes) == 2
 
 
-@pytest.fixture
-def experts_on_gpu(monkeypatch):
-    monkeypatch.setattr(served, "SERVES_GPU_EXPERTS", True)
-
-
-WISHES = [{"gpu_memory_bytes": 40 * GIB}, {"gpu_experts": 300}]
+WISHES = [{"gpu_memory_bytes": 40 * GIB}, {"gpu_experts": 512}]
 
 
 @pytest.mark.parametrize("wish", WISHES)
-def test_wishes_for_experts_in_gpu_memory_are_obeyed(experts_on_gpu, wish):
+def test_wishes_for_experts_in_gpu_memory_are_obeyed(wish):
     host = machine(vram=(48 * GIB,))
     placement = plan(config(**wish), R1, host)
     assert placement == place(config(**wish), R1, host)
-    assert placement.gpu_experts >= 300
+    assert placement.gpu_experts >= 512
+    assert placement.notes == ()
 
 
-@pytest.mark.parametrize("wish", WISHES)
-def test_an_engine_without_them_keeps_experts_in_ram_and_says_so(monkeypatch, wish):
-    monkeypatch.setattr(served, "SERVES_GPU_EXPERTS", False)
-    placement = plan(config(**wish), R1, machine(vram=(48 * GIB,)))
+def test_a_number_of_experts_becomes_whole_layers_and_that_is_said():
+    placement = plan(config(gpu_experts=300), R1, machine(vram=(48 * GIB,)))
+    assert (placement.gpu_experts, placement.gpu_expert_layers) == (256, 1)
+    assert placement.notes == (
+        "--gpu-experts 300: GPU memory takes the 256 experts of a layer together, so 256 at most",
+    )
+
+
+def test_experts_that_only_the_cpu_computes_prompts_with_stay_in_ram():
+    facts = dataclasses.replace(R1, can_stay_on_gpu=False)
+    placement = plan(config(gpu_memory_bytes=40 * GIB), facts, machine(vram=(48 * GIB,)))
     assert placement.is_hybrid
     assert placement.ram.routed_bytes == R1.bytes.routed_experts
-    assert placement.notes == ("this version keeps all routed experts in RAM",)
 
 
-def test_without_a_wish_experts_go_to_the_gpu_only_when_all_fit_or_ram_is_short(experts_on_gpu):
+def test_without_a_wish_experts_go_to_the_gpu_only_when_all_fit_or_ram_is_short():
     everything = plan(config(), LITE, machine(vram=(24 * GIB,)))
     assert (everything.ram.routed_bytes, everything.gpu_expert_layers) == (0, 26)
     assert plan(config(), R1, machine(vram=(80 * GIB,))).gpu_experts == 0
@@ -140,7 +141,7 @@ def test_without_a_wish_experts_go_to_the_gpu_only_when_all_fit_or_ram_is_short(
     assert short.gpus[0].parts[Part.ROUTED_EXPERTS] > 40 * GIB
 
 
-def test_what_neither_ram_nor_the_first_gpu_holds_is_refused(experts_on_gpu):
+def test_what_neither_ram_nor_the_first_gpu_holds_is_refused():
     with pytest.raises(KtopsError) as caught:
         plan(config(), R1, machine(64 * GIB, vram=(96 * GIB,) * 8))
     assert caught.value.code == "not-enough-memory"
@@ -160,6 +161,9 @@ def test_the_engine_gets_one_gpu_with_all_that_every_token_uses_or_none(ram, vra
     assert placement.is_hybrid == bool(placement.gpus)
     assert len(placement.gpus) <= 1
     assert placement.gpu_layers == (61 if placement.gpus else 0)
+    layers = [layer.routed_experts for layer in R1.bytes.layers if layer.routed_experts]
+    assert placement.gpu_experts == 256 * placement.gpu_expert_layers
+    assert placement.ram.routed_bytes == sum(layers[placement.gpu_expert_layers :])
     for share in placement.gpus:
         assert share.total_bytes <= share.usable_bytes
     if vram and not placement.gpus:

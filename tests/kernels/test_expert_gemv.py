@@ -7,7 +7,7 @@ import torch
 from gpu_matrices import random_matrix
 
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels.expert_gemv import others_ids, resident_experts
+from ktops_engine.kernels.expert_gemv import resident_experts
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 
 GUARD = 7.0
@@ -66,13 +66,6 @@ def test_experts_agree_with_float64(
 ) -> None:
     num_tokens = 1 if size == 256 else 2
     check(device, gate_type, down_type, num_tokens=num_tokens, hidden=size, intermediate=size)
-
-
-def test_others_are_left_to_the_cpu(device: str) -> None:
-    slots = torch.tensor([-1, 1, -1, 0], dtype=torch.int32, device=device)
-    ids = torch.tensor([[3, 0, 1], [2, -1, 3]], dtype=torch.int32, device=device)
-    assert others_ids(ids, slots).tolist() == [[-1, 0, -1], [2, -1, -1]]
-    assert others_ids(ids, slots).dtype == torch.int32
 
 
 @pytest.mark.gpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,24 @@ def case(request, tmp_path_factory, native_build, device):
     with hybrid_model(EngineConfig(tiny.path, tiny.config_folder), native_build, device) as made:
         model, config, gguf = made
         yield model, config, Oracle(gguf, config)
+
+
+# Two layers with few and small experts, whose kernels take long when interpreted.
+SMALL = replace(
+    V3, hidden_size=128, moe_intermediate_size=128, num_hidden_layers=2, first_k_dense_replace=0,
+    num_attention_heads=2, n_routed_experts=4, num_experts_per_tok=1, n_group=1, topk_group=1,
+)  # fmt: skip
+SMALL_TYPES = {
+    "": QuantType.BF16,
+    **{f"ffn_{name}_exps": QuantType.Q8_0 for name in ("gate", "up", "down")},
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    tiny = write_tiny_gguf(folder, SMALL, types=SMALL_TYPES, kv_form="old")
+    return EngineConfig(tiny.path, tiny.config_folder)
 
 
 def prompt(config, length: int, seed: int = 0) -> list[int]:
@@ -105,25 +125,79 @@ def test_sequences_that_share_a_step_give_what_each_gives_alone(case):
     assert middle_error(mixed, apart) <= BOUND
 
 
+def steps(model, config) -> torch.Tensor:
+    """Logits of a short prompt and of a token after it."""
+    return logits(new_runner(model, config), prompt(config, 5, seed=5), [4, 1])
+
+
+@pytest.fixture(scope="module")
+def without_residents(small, native_build, device):
+    with hybrid_model(small, native_build, device) as (model, config, _):
+        return steps(model, config)
+
+
+@pytest.mark.parametrize("layers", [{0}, {0, 1}], ids=["some layers", "all layers"])
+def test_experts_in_gpu_memory_give_what_those_in_ram_give(
+    small, without_residents, native_build, device, layers
+):
+    with hybrid_model(small, native_build, device, layers) as (model, config, _):
+        assert middle_error(steps(model, config), without_residents) <= BOUND
+        served = model.expert_traffic().num_bytes
+    assert bool(served) == (layers == {0})
+
+
+def generate(model, config, *, stepwise: bool) -> list[int]:
+    """Tokens after a prompt, by replays of a graph or in separate steps."""
+    runner = new_runner(model, config)
+    token_ids = prompt(config, 30, seed=4)
+    request = Request("r", token_ids, SamplingParams(temperature=0), block_table=[2, 6])
+    runner.run(Batch((BatchItem(request, 0, 30, samples=True),)))
+    tokens = [5]
+    for position in range(30, 46):
+        request.output_token_ids = list(tokens)
+        batch = Batch((BatchItem(request, position, 1, samples=True),))
+        if stepwise:
+            tokens.append(int(runner.logits(batch).argmax()))
+        else:
+            (sampled,) = runner.run(batch)
+            assert sampled.error is None
+            tokens.append(sampled.token_id)
+    return tokens
+
+
 @pytest.mark.gpu
 def test_a_replayed_graph_gives_the_tokens_of_separate_steps(case):
     model, config, _ = case
-    token_ids = prompt(config, 30, seed=4)
+    assert generate(model, config, stepwise=False) == generate(model, config, stepwise=True)
 
-    def generate(stepwise: bool) -> list[int]:
-        runner = new_runner(model, config)
-        params = SamplingParams(temperature=0)
-        request = Request("r", list(token_ids), params, block_table=[2, 6])
-        runner.run(Batch((BatchItem(request, 0, 30, samples=True),)))
-        tokens = [5]
-        for position in range(30, 46):
-            request.output_token_ids = list(tokens)
-            batch = Batch((BatchItem(request, position, 1, samples=True),))
-            if stepwise:
-                tokens.append(int(runner.logits(batch).argmax()))
-            else:
-                (sampled,) = runner.run(batch)
-                tokens.append(sampled.token_id)
-        return tokens
 
-    assert generate(stepwise=False) == generate(stepwise=True)
+@pytest.mark.gpu
+@pytest.mark.parametrize("layers", [{1}, {1, 2}, {1, 2, 3}], ids=["one", "two", "all"])
+def test_a_graph_of_layers_in_gpu_memory_and_in_ram_gives_the_same(
+    tmp_path, native_build, device, layers
+):
+    tiny = write_tiny_gguf(tmp_path, V3)
+    files = EngineConfig(tiny.path, tiny.config_folder)
+    with hybrid_model(files, native_build, device, layers) as (model, config, gguf):
+        assert generate(model, config, stepwise=False) == generate(model, config, stepwise=True)
+        token_ids = prompt(config, 40)
+        ours = logits(new_runner(model, config), token_ids, [36, 1, 1, 1, 1])
+        assert middle_error(ours, Oracle(gguf, config).logits(token_ids)) <= BOUND
+
+
+@pytest.mark.gpu
+def test_a_prompt_that_the_gpu_has_no_memory_for_leaves_the_next_one_well(case, monkeypatch):
+    model, config, _ = case
+    runner = new_runner(model, config)
+    request = Request("r", prompt(config, 30), SamplingParams(temperature=0), block_table=[1])
+    batch = Batch((BatchItem(request, 0, 30, samples=True),))
+    (expected,) = runner.run(batch)
+
+    def run_out(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as full:
+        full.setattr("ktops_engine.moe.streamed_experts.split_experts", run_out)
+        (lost,) = runner.run(batch)
+    assert lost.token_id is None
+    assert runner.run(batch) == [expected]

@@ -14,7 +14,7 @@ from ktops_engine.gguf import QuantType
 from ktops_engine.moe import host_memory
 from ktops_engine.moe.cpu_experts import CpuExperts
 from ktops_engine.moe.expert_split import Rates
-from ktops_engine.moe.gpu_experts import ResidentExperts, expert_bytes
+from ktops_engine.moe.gpu_experts import expert_bytes
 from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
 from ktops_engine.native.build import BuildInfo
 from ktops_engine.native.load import Matrix, Pool, load_native
@@ -34,10 +34,8 @@ class Engine:
         experts = CpuExperts(self.pool, self.layer.gate, self.layer.up, self.layer.down)
         return experts(x.float().cpu(), ids.cpu(), weights.cpu())
 
-    def streamed(self, resident: ResidentExperts | None = None) -> StreamedExperts:
-        return StreamedExperts(
-            self.stream, self.layer.gate, self.layer.up, self.layer.down, resident
-        )
+    def streamed(self) -> StreamedExperts:
+        return StreamedExperts(self.stream, self.layer.gate, self.layer.up, self.layer.down)
 
 
 @pytest.fixture
@@ -81,17 +79,6 @@ def test_wherever_the_experts_are_computed_the_sum_is_the_same(
     assert relative(y, engine.on_cpu(x, ids, weights)) < TOLERANCE
 
 
-def test_resident_experts_are_not_streamed(engine: Engine, device: str) -> None:
-    engine.stream.rates = BOTH
-    layer = engine.layer
-    resident = ResidentExperts(layer.gate, layer.up, layer.down, [4, 1], torch.device(device))
-    x, ids, weights = prompt(device, 24)
-    y = engine.streamed(resident)(x, ids, weights)
-    assert engine.stream.stats.resident == 2
-    assert engine.stream.stats.streamed + engine.stream.stats.cpu == 4
-    assert relative(y, engine.on_cpu(x, ids, weights)) < TOLERANCE
-
-
 def test_experts_that_a_mask_leaves_out_add_nothing(engine: Engine, device: str) -> None:
     engine.stream.rates = BOTH
     x, ids, weights = prompt(device, 12)
@@ -108,21 +95,6 @@ def test_two_calls_in_a_row_do_not_disturb_each_other(engine: Engine, device: st
     results = [experts(*call) for call in calls]
     for call, y in zip(calls, results, strict=True):
         assert relative(y, engine.on_cpu(*call)) < TOLERANCE
-
-
-def test_decode_computes_the_resident_experts_and_leaves_the_others(
-    engine: Engine, device: str
-) -> None:
-    layer = engine.layer
-    resident = ResidentExperts(layer.gate, layer.up, layer.down, [0, 3, 5], torch.device(device))
-    x, ids, weights = prompt(device, 3)
-    others = resident.others(ids)
-    assert others.dtype == torch.int32
-    y = torch.zeros(x.shape, device=device)
-    resident.decode(x, ids, weights, y)
-    y += engine.on_cpu(x, others, weights).to(device)
-    assert relative(y, engine.on_cpu(x, ids, weights)) < TOLERANCE
-    assert not torch.isin(others.cpu(), torch.tensor([0, 3, 5])).any()
 
 
 def test_the_next_layers_experts_are_brought_ahead(engine: Engine, device: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -27,9 +27,10 @@ CONTEXT = 512
 
 @contextmanager
 def hybrid_model(
-    config: EngineConfig, info: BuildInfo, device: str
+    config: EngineConfig, info: BuildInfo, device: str, resident_layers: Container[int] = ()
 ) -> Iterator[tuple[HybridModel, ModelConfig, GgufModel]]:
-    """A model with all that every token uses on `device`."""
+    """A model with all that every token uses on `device`, and the routed experts of
+    `resident_layers`."""
     source = open_source(config)
     gguf, model_config = source.gguf, source.config
     native = load_native(info)
@@ -40,8 +41,10 @@ def hybrid_model(
         def fill(weights: Weights) -> None:
             weights.read(pool, lambda num_bytes: None)
 
-        on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device(device))
-        in_ram = Weights(native, gguf, filter(stays_in_ram, names))
+        on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device(device), resident_layers)
+        in_ram = Weights(
+            native, gguf, [name for name in names if stays_in_ram(name, resident_layers)]
+        )
         resources.callback(in_ram.free)
         fill(in_ram)
         yield (

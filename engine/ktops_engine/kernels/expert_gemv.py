@@ -1,8 +1,8 @@
-"""A few tokens through the experts that lie in GPU memory; the others are the CPU's.
+"""A few tokens through the experts that lie in GPU memory.
 
 For decode, where every weight is read once and used once. A device table says where an expert lies,
 so that nothing waits for the host and the launches can be captured in a graph: what belongs to
-experts that are elsewhere is not read.
+experts that lie elsewhere is not read.
 """
 
 from __future__ import annotations
@@ -56,11 +56,6 @@ def resident_experts(
         h.view(torch.int64), down.data.view(torch.int32), y, expert_ids, expert_weights, slots,
         TOP_K=top_k, **_sizes(down, DOWN_WARPS),
     )  # fmt: skip
-
-
-def others_ids(expert_ids: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """expert_ids without those that have a slot: -1 in their places. Same shape, int32."""
-    return torch.where(slots[expert_ids] < 0, expert_ids, -1)
 
 
 def _sizes(matrix: GpuMatrix, num_warps: int) -> dict[str, int]:

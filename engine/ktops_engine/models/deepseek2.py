@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -107,10 +107,11 @@ def wanted_tensors(gguf: GgufModel, config: ModelConfig) -> tuple[list[str], lis
     return wanted, left_out
 
 
-def stays_in_ram(name: str) -> bool:
-    """Whether a tensor lies in RAM also where a GPU holds all that every token uses: the routed
-    experts, and the embedding, of which a token needs one row."""
-    return name == EMBEDDING or "_exps." in name
+def stays_in_ram(name: str, resident_layers: Container[int] = ()) -> bool:
+    """Whether a tensor lies in RAM also where a GPU holds all that every token uses: the embedding,
+    of which a token needs one row, and the routed experts but those of `resident_layers`."""
+    experts = re.match(r"blk\.(\d+)\.\w+_exps\.", name)
+    return name == EMBEDDING or (experts is not None and int(experts[1]) not in resident_layers)
 
 
 def _build_layer(weights: Weights, config: ModelConfig, pool: Pool, index: int) -> DecoderLayer:

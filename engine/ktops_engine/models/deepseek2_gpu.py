@@ -1,14 +1,15 @@
-"""DeepSeek-V2, V3 and R1 on a GPU, their routed experts in RAM.
+"""DeepSeek-V2, V3 and R1 on a GPU, their routed experts in RAM or there too.
 
 The residual stream is float32, what passes between layers bfloat16. A decode of some sequences can
 be captured as a graph, because nothing in it depends on the host: positions, lengths and blocks are
-read from tensors, and the routed experts are asked for by a flag that the CPU watches.
+read from tensors, and routed experts in RAM are asked for by a flag that the CPU watches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -22,7 +23,6 @@ from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2 import EMBEDDING
 from ktops_engine.models.weights import Weights
 from ktops_engine.moe.handoff import Handoff
-from ktops_engine.moe.streamed_experts import StreamedExperts
 from ktops_engine.stats import ExpertTraffic
 
 
@@ -71,36 +71,55 @@ class DenseLayer:
         self._feed_forward.add_to(x, h)
 
 
+class RoutedExperts(Protocol):
+    """The routed experts of a layer, wherever they lie."""
+
+    def prefill(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """x += the experts of a prompt."""
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
+        *,
+        is_captured: bool,
+    ) -> None:
+        """x += the experts of a token of some sequences each."""
+
+
 class ExpertLayer:
-    """Routed experts beside the shared ones (V2 report, section 2.2)."""
+    """Routed experts beside the shared ones (V2 report, section 2.2), which the GPU computes while
+    it waits for what it needs for the others."""
 
     def __init__(
         self,
-        index: int,
         router: tuple[torch.Tensor, torch.Tensor | None],
         shared: GpuFeedForward | None,
-        streamed: StreamedExperts,
-        handoff: Handoff,
+        routed: RoutedExperts,
         config: ModelConfig,
     ) -> None:
-        self._index = index
         self._weight, self._bias = router
         self._shared = shared
-        self._streamed = streamed
-        self._handoff = handoff
+        self._routed = routed
         self._config = config
 
     def prefill(self, x: torch.Tensor, h: torch.Tensor) -> None:
-        routed = self._streamed(h, *self._route(h))
-        self._add_shared(x, h)
-        x += routed
+        self._routed.prefill(x, h, *self._route(h), lambda: self._add_shared(x, h))
 
     def decode(self, x: torch.Tensor, h: torch.Tensor, *, is_captured: bool) -> None:
-        self._handoff.post(self._index, h, *self._route(h))
-        self._add_shared(x, h)  # while the CPU computes
-        if not is_captured:
-            self._handoff.serve(1)
-        self._handoff.take(x)
+        self._routed.decode(
+            x, h, *self._route(h), lambda: self._add_shared(x, h), is_captured=is_captured
+        )
 
     def _add_shared(self, x: torch.Tensor, h: torch.Tensor) -> None:
         if self._shared is not None:
@@ -127,32 +146,44 @@ class HybridModel:
         layers: Sequence[GpuLayer],
         norm: torch.Tensor,
         head: GpuLinear,
-        handoff: Handoff,
+        handoff: Handoff | None,
         config: ModelConfig,
         max_positions: int,
         device: torch.device,
     ) -> None:
+        """`handoff`: of the layers whose experts are in RAM, None when there are none."""
         self._in_ram = in_ram
         self._layers = layers
         self._norm = norm
         self._head = head
         self._eps = config.rms_norm_eps
         self._rotations = Rotary(config, max_positions).cos_sin.to(device)
-        self._expert_layers = [
-            layer.feed_forward for layer in layers if isinstance(layer.feed_forward, ExpertLayer)
-        ]
-        self.handoff = handoff
+        self._handoff = handoff
         self.hidden_size = config.hidden_size
         self.device = device
         self.cache_kind = (torch.bfloat16, device)
 
-    @property
-    def num_expert_layers(self) -> int:
-        return len(self._expert_layers)
-
     def expert_traffic(self) -> ExpertTraffic:
         """What has been read of the routed experts in RAM."""
-        return self.handoff.traffic
+        return self._handoff.traffic if self._handoff is not None else ExpertTraffic()
+
+    def serve_decode(self) -> None:
+        """Compute the CPU's part of a captured decode that has been launched.
+
+        Raises KtopsError as `Handoff.serve`.
+        """
+        if self._handoff is not None:
+            self._handoff.serve(self._handoff.num_layers)
+
+    def check_decode(self) -> None:
+        """Raises KtopsError handoff-timeout when a decode, which the GPU has done, failed."""
+        if self._handoff is not None:
+            self._handoff.check()
+
+    def recover(self) -> None:
+        """After a step that failed: the next one works."""
+        if self._handoff is not None:
+            self._handoff.reset()
 
     def embed(self, token_ids: list[int], out: torch.Tensor) -> None:
         """Rows of the embedding to `out`: [tokens, hidden_size] float32, cpu."""
@@ -161,7 +192,8 @@ class HybridModel:
     def decode(self, step: GpuStep, cache: LatentCache, *, is_captured: bool) -> torch.Tensor:
         """One token for each sequence -> logits [sequences, vocab_size] float32.
 
-        While it `is_captured`, nobody answers for the CPU: who replays the graph does that.
+        While it `is_captured`, nobody answers for the CPU: who replays the graph calls
+        `serve_decode`.
         """
         x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
         for layer, rows in zip(self._layers, cache.layers, strict=True):

@@ -33,8 +33,8 @@ class GpuWeights:
     def load(
         self, native: Native, gguf: GgufModel, names: Iterable[str], fill: Callable[[Weights], None]
     ) -> None:
-        """Take the tensors of one layer after the other through RAM; `fill` gives them their
-        values there.
+        """Take the tensors of one layer after the other through RAM, those of routed experts each
+        alone; `fill` gives them their values there.
 
         Raises KtopsError as `fill`, and torch.OutOfMemoryError.
         """
@@ -74,11 +74,11 @@ class GpuWeights:
 
 
 def _by_layer(names: Iterable[str]) -> Iterator[list[str]]:
-    """Names in groups that belong to one layer, those outside layers each alone."""
+    """Names in groups that belong to one layer, large ones and those outside layers each alone."""
 
     def layer(name: str) -> str:
         kind, _, rest = name.partition(".")
-        return rest.partition(".")[0] if kind == "blk" else name
+        return rest.partition(".")[0] if kind == "blk" and "_exps." not in name else name
 
     for _, group in groupby(sorted(names, key=layer), key=layer):
         yield list(group)

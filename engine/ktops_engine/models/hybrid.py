@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
-from itertools import pairwise
 
 import torch
 
 from ktops_engine.gguf import GgufModel
+from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 from ktops_engine.layers.gpu_attention import GpuAttentionWeights, GpuMlaAttention
 from ktops_engine.layers.gpu_kv_up import KvUp, OneMatrixKvUp, TwoMatrixKvUp
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
@@ -20,14 +20,16 @@ from ktops_engine.models.deepseek2_gpu import (
     GpuFeedForward,
     GpuLayer,
     HybridModel,
+    RoutedExperts,
 )
 from ktops_engine.models.gpu_weights import GpuWeights
 from ktops_engine.models.weights import Weights
-from ktops_engine.moe.gpu_experts import expert_bytes
+from ktops_engine.moe.gpu_experts import ResidentExperts, expert_bytes
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.host_memory import register, unregister
+from ktops_engine.moe.ram_experts import RamExperts
 from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
-from ktops_engine.native.load import Matrix, Native, Pool
+from ktops_engine.native.load import Native, Pool
 
 
 def load_gpu_weights(
@@ -36,13 +38,15 @@ def load_gpu_weights(
     names: Iterable[str],
     fill: Callable[[Weights], None],
     device: torch.device,
+    resident_layers: Container[int] = (),
 ) -> GpuWeights:
-    """What every token uses of the tensors `names`, on `device`; `fill` gives them their values.
-    With a device that is no GPU, kernels are interpreted: slow, and the same arithmetic.
+    """What every token uses of the tensors `names`, and the routed experts of `resident_layers`, on
+    `device`; `fill` gives them their values. With a device that is no GPU, kernels are interpreted:
+    slow, and the same arithmetic.
 
-    Raises KtopsError as `fill`, and "gpu-out-of-memory".
+    Raises KtopsError as `fill`, and torch.OutOfMemoryError.
     """
-    gpu_names = [name for name in names if not stays_in_ram(name)]
+    gpu_names = [name for name in names if not stays_in_ram(name, resident_layers)]
     if HEAD not in gguf.tensors:  # tied: looked up in RAM, multiplied with on the GPU
         gpu_names.append(EMBEDDING)
     on_gpu = GpuWeights(device)
@@ -60,54 +64,59 @@ def build_hybrid(
     resources: ExitStack,
 ) -> HybridModel:
     """The layers over weights that lie where they belong; `resources` gets what is to be given
-    back."""
+    back. Raises KtopsError out-of-memory, and torch.OutOfMemoryError."""
     device = on_gpu.device
     expert_layers = range(config.first_k_dense_replace, config.num_hidden_layers)
-    experts = {index: _routed_experts(in_ram, index) for index in expert_layers}
-    handoff = Handoff(
-        native, pool, list(experts.values()),
-        config.hidden_size, config.num_experts_per_tok, device,
-    )  # fmt: skip
-    most_bytes = max((sum(map(expert_bytes, matrices)) for matrices in experts.values()), default=0)
+    by_cpu = {
+        index: (in_ram.matrix(gate), in_ram.matrix(up), in_ram.matrix(down))
+        for index in expert_layers
+        for gate, up, down in [_names(index, "_exps")]
+        if gate in in_ram
+    }
+    handoff = None
+    if by_cpu:
+        sizes = config.hidden_size, config.num_experts_per_tok
+        handoff = Handoff(native, pool, list(by_cpu.values()), *sizes, device)
+    most_bytes = max((sum(map(expert_bytes, matrices)) for matrices in by_cpu.values()), default=0)
     stream = ExpertStream(pool, device, most_bytes)
     resources.callback(stream.close)
     if device.type == "cuda":
         _register(in_ram, resources)
-    streamed = {index: StreamedExperts(stream, *experts[index]) for index in experts}
-    for index, following in pairwise(streamed):
-        streamed[index].next_layer = streamed[following]
-    layers = []
-    for index in range(config.num_hidden_layers):
-        feed_forward: DenseLayer | ExpertLayer
-        if index in experts:
-            feed_forward = ExpertLayer(
-                index - config.first_k_dense_replace,
-                _router(on_gpu, index),
-                _feed_forward(on_gpu, index, "_shexp") if config.n_shared_experts else None,
-                streamed[index],
-                handoff,
-                config,
-            )
+    routed: dict[int, RoutedExperts] = {}
+    for index in expert_layers:
+        if handoff is not None and index in by_cpu:
+            streamed = StreamedExperts(stream, *by_cpu[index])
+            routed[index] = RamExperts(list(by_cpu).index(index), handoff, streamed)
         else:
-            feed_forward = DenseLayer(_feed_forward(on_gpu, index, ""))
-        layers.append(
-            GpuLayer(
-                attention_norm=on_gpu.float32(f"blk.{index}.attn_norm.weight"),
-                attention=_attention(on_gpu, config, index),
-                feed_forward_norm=on_gpu.float32(f"blk.{index}.ffn_norm.weight"),
-                feed_forward=feed_forward,
-            )
+            experts = ExpertMatrices(*(on_gpu.matrix(name) for name in _names(index, "_exps")))
+            routed[index] = ResidentExperts(stream.staging, experts)
+    layers = [
+        GpuLayer(
+            attention_norm=on_gpu.float32(f"blk.{index}.attn_norm.weight"),
+            attention=_attention(on_gpu, config, index),
+            feed_forward_norm=on_gpu.float32(f"blk.{index}.ffn_norm.weight"),
+            feed_forward=_feed_forward(on_gpu, config, index, routed.get(index)),
         )
+        for index in range(config.num_hidden_layers)
+    ]
     head = GpuLinear(on_gpu.matrix(HEAD if HEAD in on_gpu else EMBEDDING))
     norm = on_gpu.float32("output_norm.weight")
     return HybridModel(in_ram, layers, norm, head, handoff, config, max_positions, device)
 
 
-def _routed_experts(in_ram: Weights, index: int) -> tuple[Matrix, Matrix, Matrix]:
-    gate, up, down = (
-        in_ram.matrix(f"blk.{index}.ffn_{name}_exps.weight") for name in ("gate", "up", "down")
-    )
-    return gate, up, down
+def _names(index: int, suffix: str) -> tuple[str, str, str]:
+    """Gate, up and down of a layer's feed-forward: "" of a dense one, "_exps", "_shexp"."""
+    block = f"blk.{index}.ffn_"
+    return f"{block}gate{suffix}.weight", f"{block}up{suffix}.weight", f"{block}down{suffix}.weight"
+
+
+def _feed_forward(
+    on_gpu: GpuWeights, config: ModelConfig, index: int, routed: RoutedExperts | None
+) -> DenseLayer | ExpertLayer:
+    if routed is None:
+        return DenseLayer(_gpu_feed_forward(on_gpu, index, ""))
+    shared = _gpu_feed_forward(on_gpu, index, "_shexp") if config.n_shared_experts else None
+    return ExpertLayer(_router(on_gpu, index), shared, routed, config)
 
 
 def _router(on_gpu: GpuWeights, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -118,10 +127,8 @@ def _router(on_gpu: GpuWeights, index: int) -> tuple[torch.Tensor, torch.Tensor 
     )
 
 
-def _feed_forward(on_gpu: GpuWeights, index: int, suffix: str) -> GpuFeedForward:
-    gate, up, down = (
-        on_gpu.matrix(f"blk.{index}.ffn_{name}{suffix}.weight") for name in ("gate", "up", "down")
-    )
+def _gpu_feed_forward(on_gpu: GpuWeights, index: int, suffix: str) -> GpuFeedForward:
+    gate, up, down = (on_gpu.matrix(name) for name in _names(index, suffix))
     return GpuFeedForward(GpuGateUp(gate, up), GpuLinear(down))
 
 

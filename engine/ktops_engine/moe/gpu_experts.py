@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels.expert_gemv import others_ids, resident_experts
-from ktops_engine.kernels.grouped_gemm import ExpertMatrices, has_kernel
-from ktops_engine.kernels.matrix import GpuMatrix
-from ktops_engine.moe.host_memory import bytes_at, copy_bytes
+from ktops_engine.kernels.expert_gemv import resident_experts
+from ktops_engine.kernels.grouped_gemm import ExpertMatrices, grouped_experts, has_kernel
+from ktops_engine.kernels.stretches import reorder
+from ktops_engine.moe.expert_pairs import group_pairs
+from ktops_engine.moe.host_memory import bytes_at
+from ktops_engine.moe.staging import Staging
 from ktops_engine.native.load import Matrix
 from ktops_engine.native.structs import Layout
 
@@ -36,49 +39,49 @@ def expert_rows(matrix: Matrix) -> torch.Tensor:
 
 
 class ResidentExperts:
-    """Some experts of a layer in GPU memory, for decode; prompts use `matrices` and `slot_of`."""
+    """All routed experts of a layer in GPU memory; nothing of them is in RAM."""
 
-    def __init__(
+    def __init__(self, staging: Staging, matrices: ExpertMatrices) -> None:
+        """`staging` brings the router's choice to the host; its buffers are not used."""
+        self._staging = staging
+        self._matrices = matrices
+        gate = matrices.gate
+        self._slots = torch.arange(gate.num_experts, dtype=torch.int32, device=gate.data.device)
+
+    def prefill(
         self,
-        gate: Matrix,
-        up: Matrix,
-        down: Matrix,
-        expert_ids: Sequence[int],
-        device: torch.device,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
     ) -> None:
-        """Copies `expert_ids` there from packed matrices in RAM."""
-        self.slot_of = {expert: slot for slot, expert in enumerate(expert_ids)}
-        slots = torch.full((gate.num_experts,), -1, dtype=torch.int32)
-        for expert, slot in self.slot_of.items():
-            slots[expert] = slot
-        self._slots = slots.to(device)
-        self.matrices = ExpertMatrices(
-            *(_copy_experts(matrix, expert_ids, device) for matrix in (gate, up, down))
-        )
+        """x += the experts of a prompt.
+
+        x: [tokens, hidden] float32; h: the same in bfloat16; expert_ids: [tokens, top_k] int32;
+        expert_weights: float32. `meanwhile` may queue what the GPU does while the host plans.
+        """
+        routed = self._staging.read_back(expert_ids, expert_weights)
+        meanwhile()
+        ids, weights = (tensor.numpy() for tensor in routed())
+        counts = np.bincount(ids[ids >= 0], minlength=self._slots.numel()).tolist()
+        group = [(expert, expert) for expert, count in enumerate(counts) if count]
+        pairs, (batches,) = group_pairs(ids, weights, counts, [group], h.device)
+        h = reorder(h, self._matrices.gate.type)
+        for tiles in batches:
+            grouped_experts(h, self._matrices, pairs, tiles, x)
 
     def decode(
         self,
         x: torch.Tensor,
+        h: torch.Tensor,
         expert_ids: torch.Tensor,
         expert_weights: torch.Tensor,
-        y: torch.Tensor,
+        meanwhile: Callable[[], None],
+        *,
+        is_captured: bool,
     ) -> None:
-        """Add these experts' part to y: [tokens, hidden] float32.
-
-        x: [tokens, hidden] bfloat16; expert_ids: [tokens, top_k] int32; expert_weights: float32.
-        """
-        resident_experts(x, self.matrices, self._slots, expert_ids, expert_weights, y)
-
-    def others(self, expert_ids: torch.Tensor) -> torch.Tensor:
-        """What is left for the CPU: expert_ids with -1 for those that are here."""
-        return others_ids(expert_ids, self._slots)
-
-
-def _copy_experts(matrix: Matrix, expert_ids: Sequence[int], device: torch.device) -> GpuMatrix:
-    size = expert_bytes(matrix)
-    data = torch.empty(len(expert_ids), size, dtype=torch.uint8, device=device)
-    rows = expert_rows(matrix)
-    for slot, expert in enumerate(expert_ids):
-        copy_bytes(data[slot], rows[expert])
-    type = QuantType(matrix.type)
-    return GpuMatrix(data.view(-1), type, matrix.rows, matrix.cols, len(expert_ids))
+        """The same for a token of some sequences each; can be captured, the host has no part."""
+        del is_captured
+        meanwhile()
+        resident_experts(h, self._matrices, self._slots, expert_ids, expert_weights, x)

@@ -63,7 +63,7 @@ class Handoff:
         self.set_patience(GPU_PATIENCE_SECONDS)
         self._device = device
         self._hidden, self._top_k, self._max_tokens = hidden, top_k, max_tokens
-        self._num_layers = len(layers)
+        self.num_layers = len(layers)
         self._server = HandoffServer(
             native, pool, layers, layout, block.data_ptr(), hidden, top_k, max_tokens
         )
@@ -77,7 +77,7 @@ class Handoff:
         the CPU; expert_weights: float32 [tokens, top_k]. Raises ValueError for anything else.
         """
         num_tokens = x.shape[0]
-        if not 0 <= layer < self._num_layers or not 1 <= num_tokens <= self._max_tokens:
+        if not 0 <= layer < self.num_layers or not 1 <= num_tokens <= self._max_tokens:
             raise ValueError(f"no layer {layer}, or too many tokens: {num_tokens}")
         self._check("x", x, num_tokens, self._hidden, torch.bfloat16)
         self._check("expert_ids", expert_ids, num_tokens, self._top_k, torch.int32)

@@ -28,12 +28,7 @@ from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.stretches import reorder
 from ktops_engine.moe.expert_pairs import group_pairs
 from ktops_engine.moe.expert_split import ExpertCost, Rates, Split, corrected, split_experts
-from ktops_engine.moe.gpu_experts import (
-    ResidentExperts,
-    expert_bytes,
-    expert_rows,
-    has_gpu_kernels,
-)
+from ktops_engine.moe.gpu_experts import expert_bytes, expert_rows, has_gpu_kernels
 from ktops_engine.moe.host_memory import copy_bytes
 from ktops_engine.moe.staging import NUM_BUFFERS, Staging
 from ktops_engine.native.load import Matrix, Pool
@@ -50,7 +45,6 @@ class StreamStats:
     """What has been done: experts by who computed them (`ahead`: brought before they were asked
     for), bytes brought to the GPU, and seconds of both sides in the last layer measured."""
 
-    resident: int = 0
     ahead: int = 0
     streamed: int = 0
     cpu: int = 0
@@ -131,8 +125,7 @@ class StreamedExperts:
     """y = sum over chosen experts of weight * down(silu(gate(x)) * up(x)), for prompts.
 
     gate, up: [experts, intermediate, hidden]; down: [experts, hidden, intermediate]; packed, in
-    RAM. `resident` experts are taken from GPU memory. Types that the GPU has no kernel for stay on
-    the CPU.
+    RAM. Types that the GPU has no kernel for stay on the CPU.
     """
 
     def __init__(
@@ -141,15 +134,12 @@ class StreamedExperts:
         gate: Matrix,
         up: Matrix,
         down: Matrix,
-        resident: ResidentExperts | None = None,
     ) -> None:
         self._stream = stream
         stream.add(self)
         self._matrices = (gate, up, down)
         self._rows = tuple(map(expert_rows, self._matrices))
         self._can_stream = has_gpu_kernels(self._matrices)
-        self._resident = resident
-        self._slot_of = {} if resident is None else resident.slot_of
         flops = 2 * sum(matrix.rows * matrix.cols for matrix in self._matrices)
         self._cost = ExpertCost(sum(map(expert_bytes, self._matrices)), flops)
         self._counts = [0] * gate.num_experts  # of the last call
@@ -178,7 +168,7 @@ class StreamedExperts:
             self._counts,
             self._cost,
             stream.rates,
-            self._slot_of.keys() | slots_ahead.keys(),
+            slots_ahead.keys(),
             can_stream=self._can_stream,
         )
         runs = self._runs(split)
@@ -190,23 +180,21 @@ class StreamedExperts:
         if split.streamed:  # after y, which would have to wait for them on its way
             stream.bring_ahead_after(self)
         stream.finished(split, gpu_seconds, cpu_seconds)
-        self._count(split, slots_ahead)
+        self._count(split)
         return y
 
     def bring_ahead(self) -> Ahead:
         """Queue copies of the experts that are likely to be asked for: those that were before."""
         staging = self._stream.staging
-        others = (expert for expert in range(len(self._counts)) if expert not in self._slot_of)
-        likely = sorted(others, key=lambda expert: (-self._counts[expert], expert))
+        every = range(len(self._counts))
+        likely = sorted(every, key=lambda expert: (-self._counts[expert], expert))
         chosen = likely[: staging.ahead_experts] if self._can_stream else []
         slot_of = {expert: slot for slot, expert in enumerate(chosen)}
         return Ahead(self, slot_of, self._fetch(staging.ahead, chosen))
 
-    def _count(self, split: Split, slots_ahead: dict[int, int]) -> None:
+    def _count(self, split: Split) -> None:
         stats = self._stream.stats
-        num_ahead = sum(expert in slots_ahead for expert in split.resident)
-        stats.resident += len(split.resident) - num_ahead
-        stats.ahead += num_ahead
+        stats.ahead += len(split.resident)
         stats.streamed += len(split.streamed)
         stats.cpu += len(split.cpu)
         stats.streamed_bytes += len(split.streamed) * self._cost.num_bytes
@@ -241,20 +229,17 @@ class StreamedExperts:
         """Queue kernels, and what is left of the copies. Returns what says how long it all took,
         once it is over."""
         staging = self._stream.staging
-        stay = [(e, self._slot_of[e]) for e in split.resident if e in self._slot_of]
-        early = [(e, ahead.slot_of[e]) for e in split.resident if ahead and e in ahead.slot_of]
-        groups = [stay, early, *([(e, slot) for slot, e in enumerate(run)] for run in runs)]
+        early = [(e, ahead.slot_of[e]) for e in split.resident] if ahead else []
+        groups = [early, *([(e, slot) for slot, e in enumerate(run)] for run in runs)]
         if not any(groups):
             return lambda: 0.0
         began = staging.mark()
         pairs, batches = group_pairs(ids, weights, self._counts, groups, x.device)
         x = reorder(x, QuantType(self._matrices[0].type))
-        if stay and self._resident is not None:
-            _compute(x, self._resident.matrices, pairs, batches[0], y)
         if early and ahead is not None:
             with staging.using(staging.ahead):
-                _compute(x, ahead.matrices, pairs, batches[1], y)
-        for index, tiles in enumerate(batches[2:]):
+                _compute(x, ahead.matrices, pairs, batches[0], y)
+        for index, tiles in enumerate(batches[1:]):
             buffer, matrices = fetched[index]
             with staging.using(buffer):
                 _compute(x, matrices, pairs, tiles, y)

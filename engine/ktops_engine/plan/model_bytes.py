@@ -85,13 +85,15 @@ class ModelBytes:
 class ModelFacts:
     """A model to plan for. `source`: its files, or a description by the rules of Q4_K_M.
 
-    `gpu_obstacle` says why its experts cannot go to a GPU, None when they can.
+    `gpu_obstacle` says why its experts cannot go to a GPU, None when they can; without one, those
+    that `can_stay_on_gpu` need not lie in RAM.
     """
 
     config: ModelConfig
     bytes: ModelBytes
     source: Literal["files", "description"] = "files"
     gpu_obstacle: Text | None = None
+    can_stay_on_gpu: bool = True
 
 
 def facts_of_files(gguf: GgufModel, config: ModelConfig) -> ModelFacts:
@@ -101,6 +103,7 @@ def facts_of_files(gguf: GgufModel, config: ModelConfig) -> ModelFacts:
         config,
         sum_tensors(sizes, config.num_hidden_layers),
         gpu_obstacle=_find_gpu_obstacle(gguf),
+        can_stay_on_gpu=_can_stay_on_gpu(gguf),
     )
 
 
@@ -118,6 +121,13 @@ def _find_gpu_obstacle(gguf: GgufModel) -> Text | None:
                 columns=columns,
             )
     return None
+
+
+def _can_stay_on_gpu(gguf: GgufModel) -> bool:
+    """Whether the GPU's kernels for prompts take all experts: tiles of 64 rows, and 128 columns at
+    least. The CPU computes prompts of others, and has to have them for that."""
+    shapes = (tensor.shape for name, tensor in gguf.tensors.items() if "_exps." in name)
+    return all(rows % 64 == 0 and columns % 128 == 0 for *_, rows, columns in shapes)
 
 
 def describe_q4_k_m(config: ModelConfig) -> ModelFacts:

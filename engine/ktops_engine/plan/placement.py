@@ -2,8 +2,8 @@
 
 What every token uses (attention, norms and routers, shared experts, output head, dense layers) goes
 to the first GPU with the latent cache; the routed experts and the token embedding stay in RAM.
-Spare GPU memory can hold routed experts, a GPU that is too small hands whole layers back to the
-CPU, and without a GPU everything lies in RAM.
+Spare GPU memory can hold the routed experts of whole layers, a GPU that is too small hands layers
+back to the CPU, and without a GPU everything lies in RAM.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from ktops_engine.plan.sizes import (
     GPU_RUNTIME_BYTES,
     RUNTIME_BYTES,
     cache_bytes_per_token,
-    expert_sizes,
     gpu_buffer_bytes,
     handed_bytes,
     kv_up_bytes,
 )
 from ktops_engine.plan.threads import choose_cpus
-from ktops_engine.text import text
+from ktops_engine.text import Text, text
 
 DEFAULT_CTX_SIZE = 8192
 # Of a GPU's memory, what an allocator can really hand out: pages and pieces get lost.
@@ -46,8 +45,9 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
     """Place a model on a machine, whether its RAM suffices (`Placement.fits`) or not.
 
     `config.gpu_memory_bytes` is the memory to use on each GPU, `config.gpu_experts` the most routed
-    experts to put there. Both None use as little as serves the model at its full form: what every
-    token uses, and routed experts only when all of them fit or when RAM cannot hold them.
+    experts to put there, in whole layers. Both None use as little as serves the model at its full
+    form: what every token uses, and routed experts only when all of them fit or when RAM cannot
+    hold them.
 
     Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2).
     """
@@ -61,6 +61,7 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         ram[Part.ROUTED_EXPERTS] -= sum(experts)
         if is_whole and ram.total() <= machine.available_ram_bytes:
             break
+    expert_layers = _count(_expert_layers(facts), sum(experts))
     return Placement(
         cpus=cpus,
         ctx_size=ctx_size,
@@ -70,9 +71,9 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         ram=_share("ram", machine.available_ram_bytes, ram),
         gpus=_gpu_shares(config, machine, first_gpu, experts),
         gpu_layers=gpu_layers,
-        gpu_experts=_count(expert_sizes(facts), sum(experts)),
-        gpu_expert_layers=_count(_expert_layers(facts), sum(experts)),
-        notes=notes,
+        gpu_experts=expert_layers * facts.config.n_routed_experts,
+        gpu_expert_layers=expert_layers,
+        notes=(*notes, *_rounding(config, facts, gpu_layers)),
     )
 
 
@@ -162,12 +163,14 @@ def _experts_on_gpus(
     first_gpu: Mapping[Part, int],
     ram: Counter[Part],
 ) -> list[int]:
-    """Bytes of routed experts on each GPU: whole experts, from the first expert layer on."""
-    if not first_gpu:
+    """Bytes of routed experts on each GPU: whole layers, from the first with experts on."""
+    if not first_gpu or not facts.can_stay_on_gpu:
         return [0] * len(machine.gpus)
     rooms = [usable_bytes(config, gpu) - GPU_RUNTIME_BYTES for gpu in machine.gpus]
     rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
-    sizes = expert_sizes(facts)[: config.gpu_experts]
+    sizes = _expert_layers(facts)
+    if config.gpu_experts is not None:
+        sizes = sizes[: config.gpu_experts // facts.config.n_routed_experts]
     filled = _fill(sizes, rooms)
     if (
         config.gpu_experts is not None
@@ -179,8 +182,8 @@ def _experts_on_gpus(
 
 
 def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[int]:
-    """Put experts of `sizes` into `rooms` one after the other, until all are in, or the last room
-    is full, or `at_least` bytes are in."""
+    """Put layers of `sizes` into `rooms` one after the other, until all are in, or the last room is
+    full, or `at_least` bytes are in."""
     used = [0] * len(rooms)
     room = total = 0
     for size in sizes:
@@ -206,7 +209,26 @@ def _gpu_shares(
     return tuple(shares)
 
 
+def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int) -> list[Text]:
+    """What is said of a number of experts that is not one of whole layers."""
+    asked, one = config.gpu_experts, facts.config.n_routed_experts
+    if not gpu_layers or asked is None or asked >= one * len(_expert_layers(facts)):
+        return []
+    if asked % one == 0:
+        return []
+    return [
+        text(
+            "--gpu-experts {asked}: GPU memory takes the {one} experts of a layer together, so "
+            "{most} at most",
+            asked=asked,
+            one=one,
+            most=asked // one * one,
+        )
+    ]
+
+
 def _expert_layers(facts: ModelFacts) -> list[int]:
+    """Bytes of the routed experts of each layer that has any."""
     return [layer.routed_experts for layer in facts.bytes.layers if layer.routed_experts]
 
 

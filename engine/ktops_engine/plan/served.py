@@ -12,15 +12,11 @@ from ktops_engine.plan.shares import Placement
 from ktops_engine.plan.sizes import gib
 from ktops_engine.text import Text, text
 
-# Whether the engine computes routed experts that lie in GPU memory. Until it does, they are kept
-# in RAM.
-SERVES_GPU_EXPERTS: bool = False
-
 
 def place_served(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Placement:
     """The placement that this version's engine computes by: the first GPU holds all that every
-    token uses, with the routed experts in RAM; or else the CPU computes alone. Its notes say what
-    is different from `place`, and why.
+    token uses, and the routed experts of as many layers as `place` puts there; or else the CPU
+    computes alone. Its notes say what is different from `place`, and why.
 
     Raises KtopsError as `place`.
     """
@@ -38,9 +34,6 @@ def place_served(config: EngineConfig, facts: ModelFacts, machine: MachineFacts)
         notes.append(
             text("this version computes on the first of {count} GPUs", count=len(machine.gpus))
         )
-    if placement.gpu_experts and not SERVES_GPU_EXPERTS:
-        placement = place(replace(config, gpu_experts=0), facts, first)
-        notes.append(text("this version keeps all routed experts in RAM"))
     return replace(placement, notes=tuple(notes))
 
 

@@ -47,9 +47,8 @@ class Placement:
     quantised values along one side do not allow, so it is held as float32. The latent cache is
     float32 there too (the CPU has no faster form), and bfloat16 on a GPU.
 
-    `gpu_layers` counts the layers whose attention is on a GPU, `gpu_experts` the routed experts in
-    GPU memory over all layers (the first ones, layer by layer), `gpu_expert_layers` the layers
-    whose routed experts are all there.
+    `gpu_layers` counts the layers whose attention is on a GPU, `gpu_expert_layers` those whose
+    routed experts are there, the first ones that have any, and `gpu_experts` the experts of these.
     """
 
     cpus: tuple[int, ...]

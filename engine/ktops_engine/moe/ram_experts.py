@@ -1,0 +1,55 @@
+"""Experts whose weights lie in RAM, for layers on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ktops_engine.moe.handoff import Handoff
+from ktops_engine.moe.streamed_experts import StreamedExperts
+
+
+class RamExperts:
+    """The routed experts of a layer: prompts on GPU and CPU at once, single tokens by the CPU."""
+
+    def __init__(self, index: int, handoff: Handoff, streamed: StreamedExperts) -> None:
+        """`index`: the layer's, in `handoff`."""
+        self._index = index
+        self._handoff = handoff
+        self._streamed = streamed
+
+    def prefill(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """x += the experts of a prompt.
+
+        x: [tokens, hidden] float32; h: the same in bfloat16; expert_ids: [tokens, top_k] int32;
+        expert_weights: float32. `meanwhile` may queue what the GPU does while the host plans.
+        """
+        x += self._streamed(h, expert_ids, expert_weights, meanwhile)
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
+        *,
+        is_captured: bool,
+    ) -> None:
+        """The same for a token of some sequences each, while the GPU does what `meanwhile` queues.
+
+        While it `is_captured`, nobody answers: who replays the graph calls `Handoff.serve`.
+        """
+        self._handoff.post(self._index, h, expert_ids, expert_weights)
+        meanwhile()
+        if not is_captured:
+            self._handoff.serve(1)
+        self._handoff.take(x)

@@ -1,0 +1,42 @@
+"""What is loaded where is what the plan says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from planned_models import GIB, machine
+
+from ktops_engine import loader
+from ktops_engine.config import EngineConfig
+from ktops_engine.demo import demo_path
+from ktops_engine.loader import load_model
+from ktops_engine.models import hybrid
+
+
+@pytest.fixture
+def with_gpu(native_build, device, monkeypatch):
+    """The loader believes in a GPU; without one, its part is loaded for the interpreter."""
+    load_gpu_weights = hybrid.load_gpu_weights
+
+    def load(native, gguf, names, fill, gpu, resident):
+        return load_gpu_weights(native, gguf, names, fill, torch.device(device), resident)
+
+    here = machine(4 * GIB, num_cores=2, vram=(8 * GIB,))
+    monkeypatch.setattr(loader, "engine_machine", lambda: here)
+    monkeypatch.setattr(hybrid, "load_gpu_weights", load)
+
+
+@pytest.mark.parametrize(("gpu_experts", "layers"), [(0, 0), (64, 2), (70, 2), (None, 5)])
+def test_ram_holds_the_experts_that_are_not_in_gpu_memory(with_gpu, gpu_experts, layers):
+    notes, progress = [], []
+    config = EngineConfig(demo_path(), demo_path(), ctx_size=64, gpu_experts=gpu_experts)
+    loaded = load_model(config, progress.append, notes.append)
+    placement, in_ram = loaded.placement, loaded.model._in_ram
+    assert placement.gpu_expert_layers == layers
+    assert in_ram.num_bytes == placement.weights_bytes
+    for index in range(1, 6):
+        assert (f"blk.{index}.ffn_up_exps.weight" in in_ram) == (index > layers)
+    read = [told for told in progress if told.stage == "read"]
+    assert read[-1].done_bytes == read[-1].total_bytes
+    assert any("--gpu-experts 70" in note for note in notes) == (gpu_experts == 70)
+    loaded.free()
