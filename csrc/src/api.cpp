@@ -2,7 +2,6 @@
 #include "ktops.h"
 
 #include <initializer_list>
-#include <new>
 
 #include "arguments.h"
 #include "blocks.h"
@@ -17,28 +16,9 @@
 
 namespace {
 
-constexpr uint64_t kMaxElements = uint64_t{1} << 48; // keeps every product of sizes in 64 bits
-
-bool fits(uint64_t a, uint64_t b, uint64_t c = 1) {
-  uint64_t product;
-  return !__builtin_mul_overflow(a, b, &product) && !__builtin_mul_overflow(product, c, &product) &&
-         product <= kMaxElements;
-}
-
-int32_t check_matrix(const ktops_matrix& matrix) {
-  const ktops::TypeInfo info = ktops::type_info(matrix.type);
-  if (info.block_bytes == 0)
-    return KTOPS_ERROR_UNKNOWN_TYPE;
-  if (matrix.layout > KTOPS_LAYOUT_PANEL16 ||
-      (matrix.layout == KTOPS_LAYOUT_PANEL16 && ktops::packed_type(matrix.type).num_words == 0))
-    return KTOPS_ERROR_UNKNOWN_LAYOUT;
-  if (matrix.cols == 0 || matrix.cols % info.block_size != 0 || matrix.num_experts == 0 ||
-      !fits(matrix.rows, matrix.cols, matrix.num_experts))
-    return KTOPS_ERROR_BAD_SHAPE;
-  if (matrix.data == nullptr && matrix.rows != 0)
-    return KTOPS_ERROR_NULL_POINTER;
-  return KTOPS_OK;
-}
+using ktops::check_matrix;
+using ktops::fits;
+using ktops::PoolLock;
 
 int32_t check_matmul(const ktops_matmul_args& args) {
   if (const int32_t status = check_matrix(args.weight); status != KTOPS_OK)
@@ -50,39 +30,6 @@ int32_t check_matmul(const ktops_matmul_args& args) {
     return KTOPS_ERROR_NULL_POINTER;
   return KTOPS_OK;
 }
-
-int32_t check_expert_ids(const ktops_moe_args& args) {
-  if (args.expert_ids == nullptr)
-    return KTOPS_OK;
-  for (uint64_t i = 0; i < args.num_tokens * args.top_k; ++i)
-    if (args.expert_ids[i] >= static_cast<int64_t>(args.gate.num_experts))
-      return KTOPS_ERROR_EXPERT_OUT_OF_RANGE;
-  return KTOPS_OK;
-}
-
-} // namespace
-
-int32_t ktops::check_moe(const ktops_moe_args& args) {
-  for (const ktops_matrix* matrix : {&args.gate, &args.up, &args.down})
-    if (const int32_t status = check_matrix(*matrix); status != KTOPS_OK)
-      return status;
-  if (args.up.rows != args.gate.rows || args.up.cols != args.gate.cols ||
-      args.down.cols != args.gate.rows || args.down.rows != args.gate.cols ||
-      args.up.num_experts != args.gate.num_experts ||
-      args.down.num_experts != args.gate.num_experts || args.top_k == 0 ||
-      !fits(args.num_tokens, args.top_k, args.gate.rows) || !fits(args.num_tokens, args.gate.cols))
-    return KTOPS_ERROR_BAD_SHAPE;
-  if (args.num_tokens == 0)
-    return KTOPS_OK;
-  const bool ordinary = args.gate.num_experts == 1 && args.top_k == 1 &&
-                        args.expert_ids == nullptr && args.expert_weights == nullptr;
-  const bool routed = args.expert_ids != nullptr && args.expert_weights != nullptr;
-  if (args.x == nullptr || args.y == nullptr || (!ordinary && !routed))
-    return KTOPS_ERROR_NULL_POINTER;
-  return check_expert_ids(args);
-}
-
-namespace {
 
 bool is_row_range(const ktops_matrix& matrix, uint64_t first_row, uint64_t num_rows) {
   const uint64_t all_rows = matrix.rows * matrix.num_experts;
@@ -115,17 +62,6 @@ int32_t check_in_buffer(const ktops_buffer& buffer, const ktops_matrix& matrix) 
                          num_bytes <= buffer.num_bytes - (data - start);
   return is_inside && matrix.rows != 0 ? KTOPS_OK : KTOPS_ERROR_BAD_SHAPE;
 }
-
-class PoolLock {
- public:
-  explicit PoolLock(ktops_pool* pool) : pool_(pool) { pool_->lock(); }
-  ~PoolLock() { pool_->unlock(); }
-  PoolLock(const PoolLock&) = delete;
-  PoolLock& operator=(const PoolLock&) = delete;
-
- private:
-  ktops_pool* pool_;
-};
 
 } // namespace
 

@@ -155,3 +155,19 @@ struct ktops_pool {
   std::atomic<bool> stop_{false};
   std::atomic<bool> is_kept_awake_{false};
 };
+
+namespace ktops {
+
+// Holds a pool for a call of the library.
+class PoolLock {
+ public:
+  explicit PoolLock(ktops_pool* pool) : pool_(pool) { pool_->lock(); }
+  ~PoolLock() { pool_->unlock(); }
+  PoolLock(const PoolLock&) = delete;
+  PoolLock& operator=(const PoolLock&) = delete;
+
+ private:
+  ktops_pool* pool_;
+};
+
+} // namespace ktops
