@@ -17,7 +17,7 @@ extern "C" {
 #define KTOPS_API __attribute__((visibility("default")))
 
 /* Raised by any change of a struct, a number or a meaning in this header. */
-#define KTOPS_ABI_VERSION 4
+#define KTOPS_ABI_VERSION 5
 
 typedef enum ktops_status {
   KTOPS_OK = 0,
@@ -95,6 +95,71 @@ typedef struct ktops_moe_args {
   uint32_t reserved; /* zero */
 } ktops_moe_args;
 
+/* What attention reads of one token's sequence in the cache: its slots, the last of them the
+ * token's own. */
+typedef struct ktops_context {
+  const int64_t* slots; /* [num_slots]; null: consecutive ones */
+  uint64_t first_slot;  /* of consecutive ones */
+  uint64_t num_slots;   /* at least 1 */
+} ktops_context;
+
+/* x += output · attention(norm(x)): multi-head latent attention (arXiv:2405.04434, section 2.1) of
+ * single new tokens, each of a sequence of its own, computed in the latent space. A slot of the
+ * cache holds the latent, normalised, and the rotated key that all heads share. The sizes follow
+ * from the matrices: heads = key_up.num_experts, rank = key_up.rows, nope = key_up.cols, rope =
+ * kv_a.rows - rank, v = value_up.rows. */
+typedef struct ktops_mla_decode_args {
+  ktops_matrix query_a;     /* [query rank, hidden]; data null: queries are not compressed */
+  ktops_matrix query_b;     /* [heads * (nope + rope), query rank or hidden] */
+  ktops_matrix kv_a;        /* [rank + rope, hidden] */
+  ktops_matrix key_up;      /* [heads, rank, nope] */
+  ktops_matrix value_up;    /* [heads, v, rank] */
+  ktops_matrix output;      /* [hidden, heads * v] */
+  const float* input_norm;  /* [hidden] */
+  const float* query_norm;  /* [query rank]; null with query_a.data */
+  const float* latent_norm; /* [rank] */
+  float norm_eps;
+  float score_scale;      /* above 0: of the products of queries and keys */
+  float* x;               /* [num_tokens, hidden], added to */
+  const float* rotations; /* [num_tokens, rope / 2, 2]: cosines and sines */
+  float* cache;           /* [cache_slots, rank + rope], written to */
+  uint64_t cache_slots;
+  const ktops_context* contexts; /* [num_tokens] */
+  uint64_t num_tokens;
+} ktops_mla_decode_args;
+
+/* Which experts a token goes to: scores = sigmoid or softmax(weight · x); the chosen_groups groups
+ * whose group_best best values of scores + bias have the largest sums; the top_k best of those. An
+ * expert weighs its score times scale, divided by the sum of the chosen scores if is_normalised. */
+typedef struct ktops_router {
+  ktops_matrix weight; /* [num_experts, hidden] */
+  const float* bias;   /* [num_experts]; may be null */
+  uint32_t top_k;
+  uint32_t num_groups; /* 1: no groups */
+  uint32_t chosen_groups;
+  uint32_t group_best;
+  uint32_t is_sigmoid;
+  uint32_t is_normalised;
+  float scale;
+  uint32_t reserved; /* zero */
+} ktops_router;
+
+/* x += routed experts(norm(x)) + shared expert(norm(x)), for a few tokens; the experts as in
+ * ktops_moe_args. With router.weight.data null there is no routing, only the shared expert: a dense
+ * layer. */
+typedef struct ktops_ffn_decode_args {
+  ktops_router router;
+  ktops_matrix gate, up, down;
+  ktops_matrix shared_gate, shared_up, shared_down;
+  const float* input_norm; /* [hidden] */
+  float norm_eps;
+  uint32_t reserved;   /* zero */
+  float* x;            /* [num_tokens, hidden], added to */
+  int32_t* expert_ids; /* [num_tokens, top_k], overwritten with the chosen ones */
+  uint64_t expert_ns;  /* overwritten with the time the routed experts took */
+  uint64_t num_tokens;
+} ktops_ffn_decode_args;
+
 /* Rows [first_row, first_row + num_rows) of a matrix, those of all experts counted on, from a file.
  * The first is a multiple of 16 within its expert, and so is the end unless the expert ends there.
  * target.data is written to. */
@@ -166,8 +231,9 @@ typedef struct ktops_handoff ktops_handoff;
 KTOPS_API uint32_t ktops_abi_version(void);
 
 /* The sizes of ktops_matrix, ktops_matmul_args, ktops_moe_args, ktops_buffer, ktops_read_args,
- * ktops_handoff_layer, ktops_handoff_layout, ktops_handoff_args and ktops_handoff_traffic, in this
- * order. Writes at most `capacity` of them and returns how many there are. */
+ * ktops_handoff_layer, ktops_handoff_layout, ktops_handoff_args, ktops_handoff_traffic,
+ * ktops_context, ktops_mla_decode_args, ktops_router and ktops_ffn_decode_args, in this order.
+ * Writes at most `capacity` of them and returns how many there are. */
 KTOPS_API uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity);
 
 /* A short English sentence; never null. */
@@ -221,6 +287,10 @@ KTOPS_API int32_t ktops_count_placed(ktops_pool* pool, const ktops_buffer* buffe
 
 KTOPS_API int32_t ktops_matmul(ktops_pool* pool, const ktops_matmul_args* args);
 KTOPS_API int32_t ktops_moe_forward(ktops_pool* pool, const ktops_moe_args* args);
+
+/* The two halves of a decoder layer, each with the norm before it and the sum after it. */
+KTOPS_API int32_t ktops_mla_decode(ktops_pool* pool, const ktops_mla_decode_args* args);
+KTOPS_API int32_t ktops_ffn_decode(ktops_pool* pool, ktops_ffn_decode_args* args);
 
 /* Copies a matrix from `source`, in the file's layout, to target->data in the target's. */
 KTOPS_API int32_t ktops_pack(ktops_pool* pool, const ktops_matrix* target, const void* source);

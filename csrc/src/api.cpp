@@ -71,9 +71,11 @@ uint32_t ktops_abi_version(void) { return KTOPS_ABI_VERSION; }
 
 uint32_t ktops_struct_sizes(uint32_t* sizes, uint32_t capacity) {
   constexpr uint32_t kSizes[] = {
-      sizeof(ktops_matrix),         sizeof(ktops_matmul_args),  sizeof(ktops_moe_args),
-      sizeof(ktops_buffer),         sizeof(ktops_read_args),    sizeof(ktops_handoff_layer),
-      sizeof(ktops_handoff_layout), sizeof(ktops_handoff_args), sizeof(ktops_handoff_traffic)};
+      sizeof(ktops_matrix),         sizeof(ktops_matmul_args),     sizeof(ktops_moe_args),
+      sizeof(ktops_buffer),         sizeof(ktops_read_args),       sizeof(ktops_handoff_layer),
+      sizeof(ktops_handoff_layout), sizeof(ktops_handoff_args),    sizeof(ktops_handoff_traffic),
+      sizeof(ktops_context),        sizeof(ktops_mla_decode_args), sizeof(ktops_router),
+      sizeof(ktops_ffn_decode_args)};
   constexpr uint32_t kCount = sizeof kSizes / sizeof *kSizes;
   for (uint32_t i = 0; sizes != nullptr && i < capacity && i < kCount; ++i)
     sizes[i] = kSizes[i];

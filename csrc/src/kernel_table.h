@@ -54,12 +54,28 @@ struct PackArgs {
   uint8_t* panel;
 };
 
+// sums[s] += Σ_r weights[s, r] · rows[r], in the order of the rows.
+struct WeightedRowsArgs {
+  const float* weights; // [num_sums, num_rows], rows weight_stride apart
+  size_t weight_stride;
+  const float* rows; // [num_rows, cols], row_stride apart
+  size_t row_stride;
+  float* sums; // [num_sums, cols], sum_stride apart, 64-byte aligned each
+  size_t sum_stride;
+  size_t num_sums, num_rows, cols;
+};
+
 struct KernelTable {
   const char* name;
   // num_groups groups of 32 activations into their lines and metas.
   void (*quantize)(const float* x, size_t num_groups, void* lines, GroupMeta* metas);
   // out = silu(gate) * up
   void (*swiglu)(const float* gate, const float* up, float* out, size_t count);
+  // out = x / sqrt(mean(x²) + eps) * weight
+  void (*rms_norm)(const float* x, const float* weight, float eps, float* out, size_t count);
+  // out = e^x
+  void (*exponentials)(const float* x, float* out, size_t count);
+  void (*add_weighted_rows)(const WeightedRowsArgs&);
   // By ktops_type; null where there is no such type, or no packed layout for it.
   void (*row_panel[kNumTypes])(const PanelArgs&);    // rows in the file's layout
   void (*packed_panel[kNumTypes])(const PanelArgs&); // kPanelRows rows, packed

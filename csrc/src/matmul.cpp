@@ -1,42 +1,11 @@
 #include "matmul.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "activations.h"
 #include "prefill.h"
-#include "tiling.h"
+#include "projection.h"
 
 namespace ktops {
-namespace {
-
-// Rows [first_row, last_row) times tokens [first_token, last_token), whose activations and results
-// begin at row first_result of all.
-struct Piece {
-  size_t first_row, last_row, first_token, last_token, first_result;
-};
-
-void multiply_piece(const WeightRows& weights, const Activations& activations, const Piece& piece,
-                    float* y) {
-  alignas(64) float out[kMaxTileTokens * kPanelRows];
-  const void* records[kMaxTileTokens];
-  const size_t max_tokens = tile_tokens(activations.record_bytes());
-  for (size_t token = piece.first_token; token < piece.last_token; token += max_tokens) {
-    const auto num_tokens = static_cast<uint32_t>(std::min(max_tokens, piece.last_token - token));
-    for (uint32_t t = 0; t < num_tokens; ++t)
-      records[t] = activations.record(piece.first_result + token + t);
-    for (size_t row = piece.first_row; row < piece.last_row; row += kPanelRows) {
-      const auto num_rows =
-          static_cast<uint32_t>(std::min<size_t>(kPanelRows, piece.last_row - row));
-      multiply_panel(weights, row, num_rows, weights.row(row + num_rows), records, num_tokens, out);
-      for (uint32_t t = 0; t < num_tokens; ++t)
-        memcpy(y + (piece.first_result + token + t) * weights.rows + row, out + t * kPanelRows,
-               num_rows * sizeof(float));
-    }
-  }
-}
-
-} // namespace
 
 int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   if (prefill_serves(pool, args))
@@ -67,11 +36,12 @@ int32_t matmul(ktops_pool& pool, const ktops_matmul_args& args) {
   const auto multiply = [&](size_t index) {
     const RowJobs::Job job = jobs.job(index);
     const size_t token = job.matrix % num_token_jobs * job_tokens;
-    const size_t matrix = job.matrix / num_token_jobs;
-    multiply_piece(weight_rows(args.weight, matrix, pool.kernels()), activations,
-                   {job.first_row, job.last_row, token, std::min(token + job_tokens, num_tokens),
-                    matrix * num_tokens},
-                   args.y);
+    const size_t matrix = job.matrix / num_token_jobs, first_record = matrix * num_tokens + token;
+    const WeightRows own = weight_rows(args.weight, matrix, pool.kernels());
+    multiply_rows(own, activations,
+                  {job.first_row, job.last_row, own.row(job.last_row), first_record,
+                   std::min(job_tokens, num_tokens - token), args.y + first_record * weights.rows,
+                   weights.rows});
   };
   const double weight_bytes = static_cast<double>(num_matrices * weights.rows * weights.row_bytes);
   const double products = static_cast<double>(num_matrices * weights.rows * weights.cols) *

@@ -83,6 +83,8 @@ struct ktops_pool {
   int32_t cpu_of(uint32_t node, uint32_t index) const;
   const ktops::KernelTable& kernels() const { return *kernels_; }
   ktops::Scratch& scratch() { return scratch_; }
+  // For a call that is made of others, which use the one above.
+  ktops::Scratch& outer_scratch() { return outer_scratch_; }
 
  private:
   struct Worker {
@@ -129,7 +131,7 @@ struct ktops_pool {
   const ktops::KernelTable* const kernels_;
   const uint64_t spin_ns_;
   const int creator_pid_;
-  ktops::Scratch scratch_;
+  ktops::Scratch scratch_, outer_scratch_;
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   Worker* workers_ = nullptr;
   uint32_t num_workers_ = 0;

@@ -94,8 +94,8 @@ void check_other_refusals() {
 void check_sizes() {
   uint32_t sizes[16] = {};
   CHECK(ktops_abi_version() == KTOPS_ABI_VERSION, "version");
-  CHECK(ktops_struct_sizes(nullptr, 0) == 9, "count");
-  CHECK(ktops_struct_sizes(sizes, 3) == 9 && sizes[2] != 0 && sizes[3] == 0, "capacity");
+  CHECK(ktops_struct_sizes(nullptr, 0) == 13, "count");
+  CHECK(ktops_struct_sizes(sizes, 3) == 13 && sizes[2] != 0 && sizes[3] == 0, "capacity");
   CHECK(sizes[0] == sizeof(ktops_matrix) && sizes[1] == sizeof(ktops_matmul_args), "sizes");
 }
 

@@ -1,4 +1,4 @@
-// Activations to integers, and SiLU: a plain loop that the compiler vectorises.
+// Activations to integers; norm, exponentials and SiLU: plain loops that the compiler vectorises.
 #pragma once
 
 #include <cstddef>
@@ -95,6 +95,29 @@ inline float exponential(float x) {
 inline void swiglu(const float* gate, const float* up, float* out, size_t count) {
   for (size_t i = 0; i < count; ++i)
     out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
+inline void exponentials(const float* x, float* out, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    out[i] = exponential(x[i]);
+}
+
+// Sixteen sums side by side on every instruction set: all of them give the same bits.
+inline void rms_norm(const float* x, const float* weight, float eps, float* out, size_t count) {
+  float sums[16] = {};
+  const size_t whole = count / 16 * 16;
+  for (size_t i = 0; i < whole; i += 16)
+    for (size_t j = 0; j < 16; ++j)
+      sums[j] += x[i + j] * x[i + j];
+  for (size_t i = whole; i < count; ++i)
+    sums[i - whole] += x[i] * x[i];
+  float sum = 0;
+  for (const float part : sums)
+    sum += part;
+  const __m128 mean = _mm_set_ss(sum / static_cast<float>(count) + eps);
+  const float factor = 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean));
+  for (size_t i = 0; i < count; ++i)
+    out[i] = x[i] * factor * weight[i];
 }
 
 } // namespace

@@ -10,6 +10,7 @@
 #include "pack.h"
 #include "quantized.h"
 #include "unquantized.h"
+#include "weighted_rows.h"
 
 namespace {
 
@@ -22,7 +23,8 @@ constexpr void add_quantized(ktops::KernelTable& table) {
 }
 
 template <class V> constexpr ktops::KernelTable make_kernel_table(const char* name) {
-  ktops::KernelTable table{name, quantize<V>, swiglu, {}, {}, {}};
+  ktops::KernelTable table{name, quantize<V>, swiglu, rms_norm, exponentials, add_weighted_rows<V>,
+                           {},   {},          {}};
   table.row_panel[KTOPS_TYPE_F32] = float_rows<V, F32>;
   table.row_panel[KTOPS_TYPE_F16] = float_rows<V, F16>;
   table.row_panel[KTOPS_TYPE_BF16] = float_rows<V, BF16>;

@@ -13,13 +13,13 @@ class Linear:
 
     def __init__(self, pool: Pool, weight: Matrix) -> None:
         self._pool = pool
-        self._weight = weight
+        self.weight = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, cols] float32 -> [tokens, rows] float32."""
-        x_ptr = float32_ptr(x, self._weight.cols)
-        y = torch.empty(x.shape[0], self._weight.rows)
-        self._pool.matmul(self._weight, x_ptr, y.data_ptr(), x.shape[0])
+        x_ptr = float32_ptr(x, self.weight.cols)
+        y = torch.empty(x.shape[0], self.weight.rows)
+        self._pool.matmul(self.weight, x_ptr, y.data_ptr(), x.shape[0])
         return y
 
 
@@ -28,11 +28,11 @@ class HeadLinear:
 
     def __init__(self, pool: Pool, weight: Matrix) -> None:
         self._pool = pool
-        self._weight = weight
+        self.weight = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [heads, tokens, cols] float32 -> [heads, tokens, rows] float32."""
-        weight = self._weight
+        weight = self.weight
         heads, num_tokens, _ = x.shape
         if heads != weight.num_experts:
             raise ValueError(f"expected {weight.num_experts} heads, got {heads}")

@@ -15,11 +15,12 @@ class RmsNorm:
     """
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self.weight, self.eps = weight, eps
         size = weight.shape[0]
-        self._weight = weight * math.sqrt(size)
+        self._scaled = weight * math.sqrt(size)
         self._floor = torch.tensor(math.sqrt(size * eps))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, size] float32 -> the same shape."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * (self._weight / torch.hypot(length, self._floor))
+        return x * (self._scaled / torch.hypot(length, self._floor))

@@ -20,17 +20,17 @@ class Router:
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, config: ModelConfig
     ) -> None:
-        self._weight = weight
-        self._bias = bias
-        self._config = config
+        self.weight = weight
+        self.bias = bias
+        self.config = config
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x: [tokens, hidden_size] float32 -> expert_ids [tokens, top_k] int32, expert_weights
         [tokens, top_k] float32."""
-        config = self._config
-        logits = functional.linear(x, self._weight)
+        config = self.config
+        logits = functional.linear(x, self.weight)
         scores = logits.sigmoid() if config.scoring_func == "sigmoid" else logits.softmax(-1)
-        choice = scores if self._bias is None else scores + self._bias
+        choice = scores if self.bias is None else scores + self.bias
         if config.topk_method != "greedy" and config.n_group > config.topk_group:
             choice = self._limit_to_groups(choice)
         expert_ids = choice.topk(config.num_experts_per_tok, dim=-1, sorted=False).indices
@@ -40,7 +40,7 @@ class Router:
         return expert_ids.to(torch.int32), expert_weights * config.routed_scaling_factor
 
     def _limit_to_groups(self, choice: torch.Tensor) -> torch.Tensor:
-        config = self._config
+        config = self.config
         groups = choice.view(choice.shape[0], config.n_group, -1)  # [tokens, groups, experts]
         best = 2 if config.topk_method == "noaux_tc" else 1
         group_scores = groups.topk(best, dim=-1, sorted=False).values.sum(-1)

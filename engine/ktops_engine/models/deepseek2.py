@@ -11,6 +11,7 @@ import torch
 from ktops_engine.gguf import GgufModel, QuantType
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.layers.attention import AttentionWeights, MlaAttention, SequenceInput
+from ktops_engine.layers.decode import AttentionDecode, DecodeStep, FeedForwardDecode
 from ktops_engine.layers.linear import HeadLinear, Linear
 from ktops_engine.layers.norm import RmsNorm
 from ktops_engine.layers.rotary import Rotary
@@ -41,16 +42,16 @@ class MoeFeedForward:
     """Routed experts beside the shared ones, which every token takes (V2 report, section 2.2)."""
 
     def __init__(self, router: Router, experts: CpuExperts, shared: FeedForward) -> None:
-        self._router = router
-        self._experts = experts
-        self._shared = shared
+        self.router = router
+        self.experts = experts
+        self.shared = shared
 
     @property
     def traffic(self) -> ExpertTraffic:
-        return self._experts.traffic
+        return self.experts.traffic
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._experts(x, *self._router(x)).add_(self._shared(x))
+        return self.experts(x, *self.router(x)).add_(self.shared(x))
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class DecoderLayer:
     attention: MlaAttention
     feed_forward_norm: RmsNorm
     feed_forward: FeedForward | MoeFeedForward
+    attention_decode: AttentionDecode
+    feed_forward_decode: FeedForwardDecode
 
 
 class Deepseek2Model:
@@ -88,12 +91,31 @@ class Deepseek2Model:
         """-> logits [len(sampled_rows), vocab_size] float32; the cache is written in place."""
         x = self._weights.float32_rows(EMBEDDING, step.token_ids)
         rotations = self._rotary.at(step.positions)
-        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
-            x += layer.attention(layer.attention_norm(x), rotations, layer_cache, step.sequences)
-            x += layer.feed_forward(layer.feed_forward_norm(x))
+        if len(step.sequences) == len(step.token_ids):
+            self._decode(DecodeStep(x, rotations, step.sequences), cache)
+        else:
+            self._prefill(x, rotations, step.sequences, cache)
         if len(step.sampled_rows) < x.shape[0]:
             x = x[step.sampled_rows]
         return self._head(self._norm(x))
+
+    def _decode(self, step: DecodeStep, cache: LatentCache) -> None:
+        """All layers for one new token of each sequence."""
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            layer.attention_decode(step, layer_cache)
+            layer.feed_forward_decode(step)
+
+    def _prefill(
+        self,
+        x: torch.Tensor,
+        rotations: torch.Tensor,
+        sequences: tuple[SequenceInput, ...],
+        cache: LatentCache,
+    ) -> None:
+        """All layers for any number of new tokens; x is changed in place."""
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            x += layer.attention(layer.attention_norm(x), rotations, layer_cache, sequences)
+            x += layer.feed_forward(layer.feed_forward_norm(x))
 
 
 def wanted_tensors(gguf: GgufModel, config: ModelConfig) -> tuple[list[str], list[str]]:
@@ -120,16 +142,29 @@ def _build_layer(weights: Weights, config: ModelConfig, pool: Pool, index: int) 
     def norm(name: str) -> RmsNorm:
         return RmsNorm(weights.float32(f"{block}{name}.weight"), config.rms_norm_eps)
 
-    feed_forward = _dense if index < config.first_k_dense_replace else _moe
+    attention_norm, feed_forward_norm = norm("attn_norm"), norm("ffn_norm")
+    attention = _attention_weights(weights, config, pool, block)
+    feed_forward: FeedForward | MoeFeedForward
+    if index < config.first_k_dense_replace:
+        feed_forward = _dense(weights, pool, block)
+        feed_forward_decode = FeedForwardDecode(pool, feed_forward_norm, feed_forward)
+    else:
+        feed_forward = _moe(weights, config, pool, block)
+        parts = feed_forward.shared, feed_forward.router, feed_forward.experts
+        feed_forward_decode = FeedForwardDecode(pool, feed_forward_norm, *parts)
     return DecoderLayer(
-        attention_norm=norm("attn_norm"),
-        attention=_attention(weights, config, pool, block),
-        feed_forward_norm=norm("ffn_norm"),
-        feed_forward=feed_forward(weights, config, pool, block),
+        attention_norm,
+        MlaAttention(attention, config),
+        feed_forward_norm,
+        feed_forward,
+        AttentionDecode(pool, attention_norm, attention, config),
+        feed_forward_decode,
     )
 
 
-def _attention(weights: Weights, config: ModelConfig, pool: Pool, block: str) -> MlaAttention:
+def _attention_weights(
+    weights: Weights, config: ModelConfig, pool: Pool, block: str
+) -> AttentionWeights:
     def linear(name: str) -> Linear:
         return Linear(pool, weights.matrix(f"{block}{name}.weight"))
 
@@ -138,20 +173,17 @@ def _attention(weights: Weights, config: ModelConfig, pool: Pool, block: str) ->
 
     compressed = config.q_lora_rank is not None
     key_up, value_up, absorb_key, absorb_value = _kv_up(weights, config, block)
-    return MlaAttention(
-        AttentionWeights(
-            query_a=linear("attn_q_a") if compressed else None,
-            query_norm=norm("attn_q_a_norm") if compressed else None,
-            query_b=linear("attn_q_b" if compressed else "attn_q"),
-            kv_a=linear("attn_kv_a_mqa"),
-            kv_norm=norm("attn_kv_a_norm"),
-            key_up=key_up,
-            value_up=value_up,
-            absorb_key=HeadLinear(pool, absorb_key),
-            absorb_value=HeadLinear(pool, absorb_value),
-            output=linear("attn_output"),
-        ),
-        config,
+    return AttentionWeights(
+        query_a=linear("attn_q_a") if compressed else None,
+        query_norm=norm("attn_q_a_norm") if compressed else None,
+        query_b=linear("attn_q_b" if compressed else "attn_q"),
+        kv_a=linear("attn_kv_a_mqa"),
+        kv_norm=norm("attn_kv_a_norm"),
+        key_up=key_up,
+        value_up=value_up,
+        absorb_key=HeadLinear(pool, absorb_key),
+        absorb_value=HeadLinear(pool, absorb_value),
+        output=linear("attn_output"),
     )
 
 
@@ -183,7 +215,7 @@ def _float32_matrix(tensor: torch.Tensor) -> Matrix:
     return Matrix(tensor.data_ptr(), QuantType.F32, rows, cols, heads)
 
 
-def _dense(weights: Weights, config: ModelConfig, pool: Pool, block: str) -> FeedForward:
+def _dense(weights: Weights, pool: Pool, block: str) -> FeedForward:
     names = ("ffn_gate", "ffn_up", "ffn_down")
     return FeedForward(pool, *_matrices(weights, block, names))
 

@@ -21,7 +21,7 @@ class CpuExperts:
 
     def __init__(self, pool: Pool, gate: Matrix, up: Matrix, down: Matrix) -> None:
         self._pool = pool
-        self._gate, self._up, self._down = gate, up, down
+        self.gate, self.up, self.down = gate, up, down
         self._expert_bytes = sum(map(_matrix_bytes, (gate, up, down)))
         self.traffic = ExpertTraffic()
 
@@ -31,20 +31,23 @@ class CpuExperts:
         """x: [tokens, hidden_size] float32; expert_ids: [tokens, top_k] int32; expert_weights:
         [tokens, top_k] float32 -> [tokens, hidden_size] float32."""
         num_tokens, top_k = expert_ids.shape
-        x_ptr = float32_ptr(x, self._gate.cols)
+        x_ptr = float32_ptr(x, self.gate.cols)
         weights_ptr = float32_ptr(expert_weights, top_k)
         if expert_ids.dtype != torch.int32 or not expert_ids.is_contiguous():
             raise ValueError("expert_ids must be contiguous int32")
         y = torch.empty_like(x)
         started = perf_counter()
         self._pool.moe_forward(
-            self._gate, self._up, self._down,
+            self.gate, self.up, self.down,
             x_ptr, expert_ids.data_ptr(), weights_ptr, y.data_ptr(), num_tokens, top_k,
         )  # fmt: skip
-        seconds = perf_counter() - started
-        num_chosen = len({chosen for chosen in expert_ids.flatten().tolist() if chosen >= 0})
-        self.traffic.add(num_chosen * self._expert_bytes, seconds)
+        self.count(expert_ids.flatten().tolist(), perf_counter() - started)
         return y
+
+    def count(self, expert_ids: list[int], seconds: float) -> None:
+        """Add a call that chose `expert_ids`, negative ones meaning none, to the traffic."""
+        num_chosen = len({chosen for chosen in expert_ids if chosen >= 0})
+        self.traffic.add(num_chosen * self._expert_bytes, seconds)
 
 
 class FeedForward:
@@ -52,14 +55,14 @@ class FeedForward:
 
     def __init__(self, pool: Pool, gate: Matrix, up: Matrix, down: Matrix) -> None:
         self._pool = pool
-        self._gate, self._up, self._down = gate, up, down
+        self.gate, self.up, self.down = gate, up, down
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, hidden_size] float32 -> the same shape."""
-        x_ptr = float32_ptr(x, self._gate.cols)
+        x_ptr = float32_ptr(x, self.gate.cols)
         y = torch.empty_like(x)
         self._pool.moe_forward(
-            self._gate, self._up, self._down, x_ptr, 0, 0, y.data_ptr(), x.shape[0], 1
+            self.gate, self.up, self.down, x_ptr, 0, 0, y.data_ptr(), x.shape[0], 1
         )
         return y
 

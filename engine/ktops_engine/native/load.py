@@ -19,12 +19,14 @@ from ktops_engine.native.structs import (
     ABI_VERSION,
     STRUCTS,
     BufferStruct,
+    FfnDecodeArgs,
     HandoffArgs,
     HandoffLayout,
     HandoffTraffic,
     Layout,
     MatmulArgs,
     MatrixStruct,
+    MlaDecodeArgs,
     MoeArgs,
     ReadArgs,
     Status,
@@ -83,6 +85,8 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     ),
     "ktops_matmul": ([ctypes.c_void_p, ctypes.POINTER(MatmulArgs)], ctypes.c_int32),
     "ktops_moe_forward": ([ctypes.c_void_p, ctypes.POINTER(MoeArgs)], ctypes.c_int32),
+    "ktops_mla_decode": ([ctypes.c_void_p, ctypes.POINTER(MlaDecodeArgs)], ctypes.c_int32),
+    "ktops_ffn_decode": ([ctypes.c_void_p, ctypes.POINTER(FfnDecodeArgs)], ctypes.c_int32),
     "ktops_pack": (
         [ctypes.c_void_p, ctypes.POINTER(MatrixStruct), ctypes.c_void_p],
         ctypes.c_int32,
@@ -330,6 +334,8 @@ class Pool:
         self.nodes: tuple[int, ...] = ()
         self._matmul = library.ktops_matmul
         self._moe_forward = library.ktops_moe_forward
+        self._mla_decode = library.ktops_mla_decode
+        self._ffn_decode = library.ktops_ffn_decode
         self._pack = library.ktops_pack
         self._read = library.ktops_read
         self._handle: ctypes.c_void_p | None = handle
@@ -453,6 +459,26 @@ class Pool:
             status = self._moe_forward(self._open_handle(), self._moe_pointer)
         if status:
             self._native.check(status, _describe("moe_forward", gate, num_tokens))
+
+    def mla_decode(self, args: MlaDecodeArgs) -> None:
+        """x += attention(norm(x)) of single new tokens, which enter the cache; see ktops.h.
+
+        Raises KtopsError: native-call (bad shape, type, pointer or slot), out-of-memory.
+        """
+        with self._lock:
+            status = self._mla_decode(self._open_handle(), ctypes.byref(args))
+        if status:
+            self._native.check(status, f"mla_decode of {args.num_tokens} tokens")
+
+    def ffn_decode(self, args: FfnDecodeArgs) -> None:
+        """x += feed_forward(norm(x)) of a few tokens, routing included; see ktops.h.
+
+        Raises KtopsError: native-call (bad shape, type or pointer), out-of-memory.
+        """
+        with self._lock:
+            status = self._ffn_decode(self._open_handle(), ctypes.byref(args))
+        if status:
+            self._native.check(status, f"ffn_decode of {args.num_tokens} tokens")
 
     def pack(self, target: Matrix, src_ptr: int) -> None:
         """Copies a matrix in the file's layout at `src_ptr` to `target` in the target's layout.

@@ -6,7 +6,7 @@ import ctypes
 from enum import IntEnum
 from typing import ClassVar
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 
 class Status(IntEnum):
@@ -167,6 +167,78 @@ class HandoffTraffic(ctypes.Structure):
     ]
 
 
+class ContextStruct(ctypes.Structure):
+    """`ktops_context`: the cache slots that one token attends to, the last of them its own."""
+
+    _fields_: ClassVar = [
+        ("slots", ctypes.c_void_p),
+        ("first_slot", ctypes.c_uint64),
+        ("num_slots", ctypes.c_uint64),
+    ]
+
+
+class MlaDecodeArgs(ctypes.Structure):
+    """`ktops_mla_decode_args`."""
+
+    _fields_: ClassVar = [
+        ("query_a", MatrixStruct),
+        ("query_b", MatrixStruct),
+        ("kv_a", MatrixStruct),
+        ("key_up", MatrixStruct),
+        ("value_up", MatrixStruct),
+        ("output", MatrixStruct),
+        ("input_norm", ctypes.c_void_p),
+        ("query_norm", ctypes.c_void_p),
+        ("latent_norm", ctypes.c_void_p),
+        ("norm_eps", ctypes.c_float),
+        ("score_scale", ctypes.c_float),
+        ("x", ctypes.c_void_p),
+        ("rotations", ctypes.c_void_p),
+        ("cache", ctypes.c_void_p),
+        ("cache_slots", ctypes.c_uint64),
+        ("contexts", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_uint64),
+    ]
+
+
+class RouterStruct(ctypes.Structure):
+    """`ktops_router`."""
+
+    _fields_: ClassVar = [
+        ("weight", MatrixStruct),
+        ("bias", ctypes.c_void_p),
+        ("top_k", ctypes.c_uint32),
+        ("num_groups", ctypes.c_uint32),
+        ("chosen_groups", ctypes.c_uint32),
+        ("group_best", ctypes.c_uint32),
+        ("is_sigmoid", ctypes.c_uint32),
+        ("is_normalised", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+class FfnDecodeArgs(ctypes.Structure):
+    """`ktops_ffn_decode_args`."""
+
+    _fields_: ClassVar = [
+        ("router", RouterStruct),
+        ("gate", MatrixStruct),
+        ("up", MatrixStruct),
+        ("down", MatrixStruct),
+        ("shared_gate", MatrixStruct),
+        ("shared_up", MatrixStruct),
+        ("shared_down", MatrixStruct),
+        ("input_norm", ctypes.c_void_p),
+        ("norm_eps", ctypes.c_float),
+        ("reserved", ctypes.c_uint32),
+        ("x", ctypes.c_void_p),
+        ("expert_ids", ctypes.c_void_p),
+        ("expert_ns", ctypes.c_uint64),
+        ("num_tokens", ctypes.c_uint64),
+    ]
+
+
 # In the order of ktops_struct_sizes.
 STRUCTS: tuple[type[ctypes.Structure], ...] = (
     MatrixStruct,
@@ -178,4 +250,8 @@ STRUCTS: tuple[type[ctypes.Structure], ...] = (
     HandoffLayout,
     HandoffArgs,
     HandoffTraffic,
+    ContextStruct,
+    MlaDecodeArgs,
+    RouterStruct,
+    FfnDecodeArgs,
 )
