@@ -1,4 +1,5 @@
-"""A layer of experts beside kt-kernel (KTransformers), on the same bytes, in turns, in one run.
+"""A layer of experts beside kt-kernel (KTransformers) or ggml (llama.cpp), on the same bytes, in
+turns, in one run.
 
     python benchmarks/kernels_vs_peers.py --peer FOLDER [--shape r1] [--threads 16]
 
@@ -6,6 +7,9 @@ FOLDER holds kt-kernel's wheel unpacked (`pip download --no-deps kt-kernel; unzi
 FOLDER`; only kt_kernel/_kt_kernel_ext_VARIANT.*.so and kt_kernel.libs are used). Its extension is
 called directly as its own wrapper for GGUF files does (method LLAMAFILE), so neither torch nor its
 Python package is needed. The interpreter must be of the version that the wheel is for.
+
+Or FOLDER holds the libraries of ggml, libggml-base.so and libggml-cpu.so, as llama_cpp/lib of
+llama-cpp-python does; then ggml computes the graph that llama.cpp makes of such a layer.
 
 Each side runs in a process of its own, stopped while another one computes; rounds alternate, and
 medians over all calls are printed. kt-kernel has threads beside those it computes with and loses
@@ -34,6 +38,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 import numpy as np
+from ggml_layer import GgmlLayer
 
 from ktops_engine.bench.layer import ExpertLayer, expert_blocks
 from ktops_engine.bench.shapes import LayerShape, parse_shape
@@ -51,7 +56,7 @@ VARIANTS = (
     ("avx2", "avx2"),
 )
 BLOCK_ROWS, GROUP_MIN_TOKENS = 32, 10  # what kt-kernel's own wrapper passes
-OURS = "ktops"
+OURS, GGML = "ktops", "libggml-cpu.so"
 Measure = Callable[[int, int, float], dict[str, Any]]
 KEPT: list[object] = []  # what kt-kernel uses by address
 
@@ -185,7 +190,31 @@ def start_peer(
         checked.ids = np.tile(np.arange(shape.num_experts_per_tok, dtype=np.int32), (num_tokens, 1))
         return {**found, "error": checked.relative_l2()}
 
-    return variant, measure
+    return f"kt-kernel {variant}", measure
+
+
+def start_ggml(shape: LayerShape, threads: int, folder: Path) -> tuple[str, Measure]:
+    types = (int(shape.gate_type), int(shape.gate_type), int(shape.down_type))
+    sizes = shape.hidden_size, shape.moe_intermediate_size
+    blocks = expert_blocks(shape)
+    layer = GgmlLayer(folder, threads, types, blocks, shape.num_experts, sizes)
+    native = load_native(build_native())
+    with native.create_pool(detect_machine().cpus[:1]) as pool:
+        one = ExpertLayer(native, pool, replace(shape, num_experts=shape.num_experts_per_tok))
+
+    def measure(num_tokens: int, seed: int, seconds: float) -> dict[str, Any]:
+        call = new_call(ExpertShapeOnly(shape), num_tokens, seed)  # type: ignore[arg-type]
+        found = collect(
+            lambda: layer.run(call.x, call.ids, call.weights, call.y), call, seconds, lambda: 0.0
+        )
+        if seed:
+            return {**found, "error": None}
+        checked = new_call(one, num_tokens, seed)
+        checked.x, checked.y, checked.weights = call.x, call.y, call.weights
+        checked.ids = np.tile(np.arange(shape.num_experts_per_tok, dtype=np.int32), (num_tokens, 1))
+        return {**found, "error": checked.relative_l2()}
+
+    return "ggml", measure
 
 
 class ExpertShapeOnly:
@@ -205,7 +234,10 @@ def serve_side(args: argparse.Namespace, shape: LayerShape) -> None:
         with pinned(cpu):
             answer_orders(answers, isa, measure)
     else:
-        isa, measure = start_peer(shape, int(args.side), args.peer, max(args.tokens))
+        if (args.peer / GGML).is_file():
+            isa, measure = start_ggml(shape, int(args.side), args.peer)
+        else:
+            isa, measure = start_peer(shape, int(args.side), args.peer, max(args.tokens))
         answer_orders(answers, isa, measure)
 
 
@@ -281,7 +313,7 @@ def print_row(shape: LayerShape, num_tokens: int, rounds: dict[str, list[dict[st
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", type=Path, required=True, help="kt-kernel's wheel, unpacked")
+    parser.add_argument("--peer", type=Path, required=True, help="the libraries of the other side")
     parser.add_argument("--shape", default="r1")
     parser.add_argument("--experts", type=int, help="instead of the shape's own")
     parser.add_argument("--threads", type=int, default=len(detect_machine().cpus))
@@ -311,8 +343,8 @@ def main() -> None:
         for name in names:
             sides.append(Side(name, sys.argv[1:]))  # noqa: PERF401 - those that started are stopped
         print(f"{shape}\n{shape.layer_bytes / 1e9:.2f} GB, {args.threads} threads of ktops")
-        print(f"ktops {sides[0].isa}, kt-kernel {sides[1].isa}")
-        print(f"{'':6} {'read':>7} {OURS:>41} {'kt-kernel':>41}")
+        print(f"ktops {sides[0].isa}, peer {sides[1].isa}")
+        print(f"{'':6} {'read':>7} {OURS:>41} {'peer':>41}")
         head = f"{'ms':>9} {'GB/s':>7} {'share':>5} {'TFLOP/s':>8} {'error':>8}"
         print(f"tokens {'GB/s':>7} {head} {head} threads  ratio", flush=True)
         for num_tokens in args.tokens:
