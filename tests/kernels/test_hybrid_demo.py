@@ -61,17 +61,20 @@ def test_greedy_answers_are_the_same(engines, question):
     assert greedy(hybrid, token_ids) == greedy(alone, token_ids)
 
 
-@pytest.mark.parametrize("question", QUESTIONS[:4])
-def test_logits_are_those_of_the_cpu(engines, question):
-    logits = []
-    for llm in engines:
-        token_ids = chat(llm, question)
-        request = Request("r", token_ids, SamplingParams(), block_table=[0, 1])
-        runner = llm._loaded.new_runner(Sampler([]))
-        batch = Batch((BatchItem(request, 0, len(token_ids), samples=True),))
-        logits.append(runner.logits(batch).float())
-    errors = (logits[0] - logits[1]).norm(dim=-1) / logits[1].norm(dim=-1)
-    assert float(torch.median(errors)) <= 2e-2
+def test_logits_are_those_of_the_cpu(engines):
+    """In the middle: the demo's router balances its experts, so some choices are closer than
+    bfloat16, and a position with another expert is off by several per cent."""
+    errors = []
+    for question in QUESTIONS:
+        logits = []
+        for llm in engines:
+            token_ids = chat(llm, question)
+            request = Request("r", token_ids, SamplingParams(), block_table=[0, 1])
+            runner = llm._loaded.new_runner(Sampler([]))
+            batch = Batch((BatchItem(request, 0, len(token_ids), samples=True),))
+            logits.append(runner.logits(batch).float())
+        errors.append((logits[0] - logits[1]).norm(dim=-1) / logits[1].norm(dim=-1))
+    assert float(torch.cat(errors).median()) <= 2e-2
 
 
 def test_requests_that_decode_together_answer_as_alone(engines):

@@ -193,7 +193,7 @@ def test_a_prompt_that_the_gpu_has_no_memory_for_leaves_the_next_one_well(case, 
     batch = Batch((BatchItem(request, 0, 30, samples=True),))
     (expected,) = runner.run(batch)
 
-    def run_out(*args):
+    def run_out(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as full:

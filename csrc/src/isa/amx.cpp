@@ -79,7 +79,7 @@ struct Amx {
   }
 };
 
-constexpr ktops::GemmKernels kGemm = make_gemm_kernels<Amx>(8);
+constexpr ktops::GemmKernels kGemm = make_gemm_kernels<Amx>(10);
 
 constexpr ktops::KernelTable with_gemm(ktops::KernelTable table) {
   table.gemm = &kGemm;
