@@ -1,6 +1,6 @@
 """The engine on this machine's GPU and CPU: random weights at a model's true shapes, one request.
 
-    python benchmarks/hybrid_speed.py --model r1-q4km --num-hidden-layers 11
+    python benchmarks/hybrid_speed.py --model r1-q4km --num-hidden-layers 11 --gpu-experts 0
 
 Prints decode and prompt tokens a second, beside what the memory alone would allow a decode, the
 prediction of the plan, and the memory that the process takes. Runs the engine as the server does,
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--cpu-infer", type=int)
     parser.add_argument("--ctx-size", type=int, default=8192)
     parser.add_argument("--gpu-memory-gib", type=float)
+    parser.add_argument("--gpu-experts", type=int, help="0: all routed experts in RAM")
     parser.add_argument("--json")
     args = parser.parse_args()
 
@@ -74,6 +75,7 @@ def main() -> None:
         ctx_size=args.ctx_size,
         cpu_infer=args.cpu_infer,
         dummy=dummy,
+        gpu_experts=args.gpu_experts,
         gpu_memory_bytes=args.gpu_memory_gib and int(args.gpu_memory_gib * (1 << 30)),
     )
     vram_before = vram_bytes()

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--num-hidden-layers", type=int)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--running", type=int, default=3)
+    parser.add_argument("--gpu-experts", type=int, help="0: all routed experts in RAM")
     args = parser.parse_args()
 
     from ktops.hub.catalogue import find_entry
@@ -34,7 +35,15 @@ def main() -> None:
     from ktops_engine.demo import demo_path
 
     dummy = DummyWeights(described_facts(find_entry(args.model)).config, args.num_hidden_layers)
-    llm = LLM.load(EngineConfig(demo_path(), max_running=args.running, ctx_size=4096, dummy=dummy))
+    llm = LLM.load(
+        EngineConfig(
+            demo_path(),
+            max_running=args.running,
+            ctx_size=4096,
+            dummy=dummy,
+            gpu_experts=args.gpu_experts,
+        )
+    )
     draw = random.Random(0)
     outputs: queue.SimpleQueue = queue.SimpleQueue()
     running: set[str] = set()

@@ -176,6 +176,7 @@ class Scheduler:
         return None
 
     def _release(self, request: Request) -> None:
+        """End a request. Its block table stays: a step that runs meanwhile still reads it, and the
+        blocks go to nobody else before that step is over."""
         self._running.remove(request)
         self._pool.release(request.block_table)
-        request.block_table = []

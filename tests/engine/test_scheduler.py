@@ -104,6 +104,15 @@ def test_a_request_waits_until_the_cache_has_room_for_all_it_may_need():
     assert scheduler.num_waiting == 1
 
 
+def test_a_step_can_still_read_the_blocks_of_a_request_removed_during_it():
+    scheduler, pool = make()
+    scheduler.add(request("a", num_prompt=10))
+    (item,) = scheduler.next_batch().items
+    scheduler.remove("a")
+    assert len(item.request.block_table) >= pool.blocks_for(item.start + item.num_tokens)
+    assert pool.num_free == pool.num_blocks
+
+
 def test_a_request_removed_during_its_step_gets_no_output():
     scheduler, pool = make(max_running=2)
     scheduler.add(request("a", max_tokens=4))
