@@ -20,7 +20,8 @@ from ktops_engine.types import Batch, Request, Sampled
 logger = logging.getLogger(__name__)
 
 MAX_GRAPH_SEQUENCES = 16  # that decode in one replay; more run layer by layer
-WARM_UP_TOKENS = 32
+# Prompts that use every form of the kernels: few tokens, many, and few to many for an expert.
+WARM_UP_TOKENS = (5, 32, 512, 2048)
 
 
 class GpuRunner:
@@ -42,10 +43,18 @@ class GpuRunner:
     def warm_up(self) -> None:
         """Compile the kernels and capture the graph of one sequence, so that the first request need
         not wait for it. Writes to the cache: nothing may run yet."""
-        prompt = StepTensors(self._model, self._cache, WARM_UP_TOKENS, 1)
-        self._model.forward(prompt.step((WARM_UP_TOKENS,), (0,)), self._cache, [0])
+        for count in WARM_UP_TOKENS:
+            if count <= self._cache.num_blocks * self._cache.block_size:
+                self._warm_up_prompt(count)
         self._graph(1)
         torch.cuda.synchronize(self._model.device)
+
+    def _warm_up_prompt(self, num_tokens: int) -> None:
+        """Compute random embeddings, all in the first block of the cache."""
+        tensors = StepTensors(self._model, self._cache, num_tokens, 1)
+        step = tensors.step((num_tokens,), (0,))
+        step.x.normal_()
+        self._model.forward(step, self._cache, [0])
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:
