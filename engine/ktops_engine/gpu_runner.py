@@ -40,11 +40,13 @@ class GpuRunner:
         return self._model.expert_traffic()
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
+    def warm_up(self, max_tokens: int) -> None:
         """Compile the kernels and capture the graph of one sequence, so that the first request need
-        not wait for it. Writes to the cache: nothing may run yet."""
+        not wait for it; steps have at most `max_tokens`. Writes to the cache: nothing may run
+        yet."""
+        room = min(max_tokens, self._cache.num_blocks * self._cache.block_size)
         for count in WARM_UP_TOKENS:
-            if count <= self._cache.num_blocks * self._cache.block_size:
+            if count <= room:
                 self._warm_up_prompt(count)
         self._graph(1)
         torch.cuda.synchronize(self._model.device)

@@ -78,7 +78,7 @@ class LoadedModel:
         from ktops_engine.gpu_runner import GpuRunner
 
         runner = GpuRunner(self.model, self.new_cache(), sampler)
-        runner.warm_up()
+        runner.warm_up(self.placement.prefill_chunk)
         return runner
 
     def free(self) -> None:
