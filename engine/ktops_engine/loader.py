@@ -143,7 +143,7 @@ def _load(
             from ktops_engine.models.hybrid import build_hybrid
 
             model = build_hybrid(
-                native, pool, weights, on_gpu, model_config, placement.ctx_size, resources
+                native, pool, weights, on_gpu, model_config, placement.ctx_size, resources, on_note
             )
         else:
             model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)

@@ -48,7 +48,7 @@ def hybrid_model(
         resources.callback(in_ram.free)
         fill(in_ram)
         yield (
-            build_hybrid(native, pool, in_ram, on_gpu, model_config, CONTEXT, resources),
+            build_hybrid(native, pool, in_ram, on_gpu, model_config, CONTEXT, resources, print),
             model_config,
             gguf,
         )

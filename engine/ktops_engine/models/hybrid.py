@@ -30,6 +30,7 @@ from ktops_engine.moe.host_memory import register, unregister
 from ktops_engine.moe.ram_experts import RamExperts
 from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
 from ktops_engine.native.load import Native, Pool
+from ktops_engine.text import text
 
 
 def load_gpu_weights(
@@ -62,9 +63,13 @@ def build_hybrid(
     config: ModelConfig,
     max_positions: int,
     resources: ExitStack,
+    on_note: Callable[[str], None],
 ) -> HybridModel:
     """The layers over weights that lie where they belong; `resources` gets what is to be given
-    back. Raises KtopsError out-of-memory, and torch.OutOfMemoryError."""
+    back, `on_note` what is not as it should be.
+
+    Raises KtopsError out-of-memory, and torch.OutOfMemoryError.
+    """
     device = on_gpu.device
     expert_layers = range(config.first_k_dense_replace, config.num_hidden_layers)
     by_cpu = {
@@ -81,7 +86,7 @@ def build_hybrid(
     stream = ExpertStream(pool, device, most_bytes)
     resources.callback(stream.close)
     if device.type == "cuda":
-        _register(in_ram, resources)
+        _register(in_ram, resources, on_note)
     routed: dict[int, RoutedExperts] = {}
     for index in expert_layers:
         if handoff is not None and index in by_cpu:
@@ -160,7 +165,18 @@ def _kv_up(on_gpu: GpuWeights, config: ModelConfig, index: int) -> KvUp:
     return OneMatrixKvUp(both, config.num_attention_heads, config.qk_nope_head_dim)
 
 
-def _register(in_ram: Weights, resources: ExitStack) -> None:
+def _register(in_ram: Weights, resources: ExitStack, on_note: Callable[[str], None]) -> None:
     """Let the GPU read the experts where they lie, as far as the driver goes along."""
     address, num_bytes = in_ram.span
-    resources.callback(unregister, address, register(address, num_bytes).num_bytes)
+    done = register(address, num_bytes)
+    resources.callback(unregister, address, done.num_bytes)
+    if done.error:
+        on_note(
+            text(
+                "the driver lets the GPU read {done:.1f} of {total:.1f} GiB of weights in RAM "
+                "(CUDA error {error}): prompts are slower",
+                done=done.num_bytes / (1 << 30),
+                total=num_bytes / (1 << 30),
+                error=done.error,
+            )
+        )
