@@ -29,7 +29,7 @@ class DecodeGraph:
         """Compute what `tensors` hold -> logits [sequences, vocab_size] float32, valid until the
         next replay.
 
-        Raises KtopsError "handoff-failed" when the CPU did not answer in time, after which the next
+        Raises KtopsError "handoff-timeout" when the CPU did not answer in time, after which the next
         replay works again.
         """
         self._graph.replay()
