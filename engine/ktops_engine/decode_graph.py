@@ -29,8 +29,8 @@ class DecodeGraph:
         """Compute what `tensors` hold -> logits [sequences, vocab_size] float32, valid until the
         next replay.
 
-        Raises KtopsError "handoff-timeout" when the CPU did not answer in time, after which the next
-        replay works again.
+        Raises KtopsError, such as "handoff-timeout" when the CPU did not answer in time; after the
+        model's `recover` the next replay works.
         """
         self._graph.replay()
         self._model.serve_decode()
