@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from ktops_engine.config import DummyWeights
 from ktops_engine.demo import demo_path
 from ktops_engine.gguf import QuantType, dequantize
 from ktops_engine.loader import load_model
-from ktops_engine.models.random_rows import random_blocks
+from ktops_engine.models.random_rows import RandomRows, random_blocks
 from ktops_engine.models.weights import Weights
+from ktops_engine.native.load import load_native
 from ktops_engine.node_memory import NodeShare
 from ktops_engine.source import open_source
 
@@ -82,6 +85,29 @@ def test_the_same_random_weights_come_every_time(native_build, tiny):
             llm.shutdown()
 
     assert answer() == answer()
+
+
+def test_a_tensor_s_random_weights_depend_on_its_name_alone(native_build):
+    """So a model is the same one on the CPU alone, with a GPU, and with any number of threads."""
+    dummy = DummyWeights(described("v2-lite-q4km"), num_hidden_layers=2)
+    gguf = open_source(EngineConfig(demo_path(), dummy=dummy)).gguf
+    names = [name for name in gguf.tensors if name.startswith("blk.1.") and "down" not in name]
+    native = load_native(native_build)
+    cpus = sorted(os.sched_getaffinity(0))
+
+    def digests(groups: list[list[str]], num_threads: int) -> dict[str, str]:
+        random, found = RandomRows(), {}
+        for group in groups:
+            weights = Weights(native, gguf, group)
+            with native.create_pool(cpus[:1] * num_threads) as pool:
+                weights.fill(pool, random, lambda count: None)
+            found |= {name: sha256(weights.data(name)).hexdigest() for name in group}
+            weights.free()
+        return found
+
+    together = digests([names], 2)
+    assert digests([[name] for name in reversed(names)], 1) == together
+    assert together["blk.1.ffn_gate_exps.weight"] != together["blk.1.ffn_up_exps.weight"]
 
 
 def test_a_model_that_is_not_here_takes_its_shapes_and_another_s_tokenizer():

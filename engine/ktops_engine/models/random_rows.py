@@ -1,9 +1,14 @@
 """Random weights in valid blocks, as fast as memory can be written: one stretch of rows of each
-kind is made, and laid down again and again."""
+kind is made, and laid down again and again.
+
+What a tensor gets depends on its name, type and shape alone, not on the order in which tensors are
+filled, nor on where: a model is the same one on the CPU alone and with a GPU.
+"""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,8 +22,8 @@ Bytes = npt.NDArray[np.uint8]
 
 SEED = 20250127
 DISTINCT_BYTES = 4 << 20  # of random blocks of a kind, which then come again
-# Pieces begin at different blocks of the stretch, so that experts differ.
-NUM_STARTS = 61
+# Pieces begin at different blocks of the stretch, so that tensors and their experts differ.
+NUM_STARTS = 1021
 
 
 class RandomRows:
@@ -26,7 +31,6 @@ class RandomRows:
 
     def __init__(self) -> None:
         self._stretches: dict[tuple[QuantType, float, float], Bytes] = {}
-        self._turn = 0
 
     def fill(self, pool: Pool, piece: Piece) -> None:
         """Give `piece` random weights, packed by the threads of `pool`: norms 1, the router's
@@ -41,8 +45,13 @@ class RandomRows:
             num_blocks = min(-(-needed // block_bytes), DISTINCT_BYTES // block_bytes)
             blocks = random_blocks(piece.tensor.type, num_blocks, mean, spread)
             stretch = self._stretches[key] = np.resize(blocks, needed)
-        self._turn = (self._turn + 1) % NUM_STARTS
-        pool.pack(piece.target, stretch.ctypes.data + self._turn * block_bytes)
+        pool.pack(piece.target, stretch.ctypes.data + _first_block(piece) * block_bytes)
+
+
+def _first_block(piece: Piece) -> int:
+    """Where in the stretch the weights of a piece begin."""
+    place = zlib.crc32(f"{piece.tensor.name} {piece.first_byte}".encode())
+    return place % NUM_STARTS
 
 
 def random_blocks(type: QuantType, num_blocks: int, mean: float, spread: float) -> Bytes:
