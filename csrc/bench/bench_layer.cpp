@@ -176,6 +176,10 @@ int main(int argc, char** argv) {
   if (token_counts.empty())
     token_counts = {1, 2, 4, 8, 16, 32, 128, 512};
 
+  if (shape.num_experts < shape.top_k) {
+    fprintf(stderr, "a token has %u experts, more than %u\n", shape.top_k, shape.num_experts);
+    return 2;
+  }
   std::vector<int32_t> cpus;
   for (int i = 0; i < threads; ++i)
     cpus.push_back(i);

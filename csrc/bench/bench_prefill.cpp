@@ -61,8 +61,7 @@ double peak(ktops_pool* pool) {
 void bench_kernel(ktops_pool* pool, const Projection& projection, size_t num_units) {
   const ktops_matrix& matrix = projection.matrix;
   const ktops::GemmKernels& gemm = *pool->kernels().gemm;
-  const ktops::TypeInfo info = ktops::type_info(matrix.type);
-  const size_t panel_bytes = matrix.cols / info.block_size * info.block_bytes * ktops::kPanelRows;
+  const size_t panel_bytes = ktops::bytes_of_row(matrix) * ktops::kPanelRows;
   constexpr size_t kRounds = 12;
   printf("kernel alone, %s, %zu units:", testing::type_name(matrix.type), num_units);
   for (const uint32_t blocks : {1, 2, 4, 8, 16}) {
@@ -197,6 +196,10 @@ int main(int argc, char** argv) {
   if (token_counts.empty())
     token_counts = {64, 256, 512, 1024, 2048, 4096, 8192};
 
+  if (num_experts < kTopK) {
+    fprintf(stderr, "a token has %u experts, more than %u\n", kTopK, num_experts);
+    return 2;
+  }
   std::vector<int32_t> cpus;
   for (int i = 0; i < threads; ++i)
     cpus.push_back(i);

@@ -80,4 +80,10 @@ constexpr TypeInfo type_info(uint32_t type) {
   }
 }
 
+// Of a matrix of a known type whose columns are whole blocks; the same in every layout.
+constexpr size_t bytes_of_row(const ktops_matrix& matrix) {
+  const TypeInfo info = type_info(matrix.type);
+  return matrix.cols / info.block_size * info.block_bytes;
+}
+
 } // namespace ktops

@@ -158,7 +158,7 @@ void dequantize_rows(const ktops_matrix& matrix, uint64_t first_row, uint64_t nu
   const TypeInfo info = type_info(matrix.type);
   const PackedType packed = packed_type(matrix.type);
   const size_t num_blocks = matrix.cols / info.block_size;
-  const size_t row_bytes = num_blocks * info.block_bytes;
+  const size_t row_bytes = bytes_of_row(matrix);
   const uint64_t panel_rows = matrix.rows / kPanelRows * kPanelRows;
   const auto* data = static_cast<const uint8_t*>(matrix.data);
   for (uint64_t i = first_row; i < first_row + num_rows; ++i, target += matrix.cols) {

@@ -10,80 +10,18 @@
 #include <algorithm>
 #include <cstring>
 
-#include "activations.h"
+#include "moe_plan.h"
 #include "prefill.h"
-#include "tiling.h"
+#include "projection.h"
 
 namespace ktops {
 namespace {
 
-// While a thread waits for the others, it calls the weights of its next job into its second-level
-// cache, so many bytes at a time, until about half of a small one is full.
-constexpr size_t kPreparedBytes = 1024, kMostPrepared = 384;
-
 constexpr uint32_t kGroupRows = kIntColumns; // rows of gate and up that make one activation group
-
-struct Pair {
-  size_t token;
-  float weight;
-};
-
-// An expert with tokens; its pairs are [first_pair, last_pair).
-struct ActiveExpert {
-  size_t expert, first_pair, last_pair;
-};
-
-struct Plan {
-  Activations gate_input, up_input, hidden;
-  bool shared_input; // gate and up read the same form
-  Pair* pairs;
-  size_t* expert_ends; // [num_experts], while sorting
-  ActiveExpert* experts;
-  size_t num_experts;
-
-  Plan(Carver& carver, const ktops_moe_args& args, size_t num_pairs) {
-    gate_input = Activations(carver, args.gate.type, args.gate.cols, args.num_tokens);
-    shared_input = gate_input.serves(args.up.type);
-    up_input = shared_input ? gate_input
-                            : Activations(carver, args.up.type, args.up.cols, args.num_tokens);
-    hidden = Activations(carver, args.down.type, args.down.cols, num_pairs);
-    pairs = carver.take<Pair>(num_pairs);
-    expert_ends = carver.take<size_t>(args.gate.num_experts);
-    experts = carver.take<ActiveExpert>(std::min<size_t>(num_pairs, args.gate.num_experts));
-    num_experts = 0;
-  }
-};
-
-int32_t expert_id(const ktops_moe_args& args, size_t pair) {
-  return args.expert_ids == nullptr ? 0 : args.expert_ids[pair];
-}
-
-// A counting sort, stable in the tokens.
-void sort_pairs(const ktops_moe_args& args, size_t num_pairs, Plan& plan) {
-  const size_t num_experts = args.gate.num_experts;
-  std::fill_n(plan.expert_ends, num_experts, 0);
-  for (size_t p = 0; p < num_pairs; ++p)
-    if (expert_id(args, p) >= 0)
-      ++plan.expert_ends[expert_id(args, p)];
-  size_t start = 0;
-  for (size_t e = 0; e < num_experts; ++e) {
-    const size_t count = plan.expert_ends[e];
-    if (count != 0)
-      plan.experts[plan.num_experts++] = {e, start, start + count};
-    plan.expert_ends[e] = start;
-    start += count;
-  }
-  for (size_t p = 0; p < num_pairs; ++p) {
-    if (expert_id(args, p) < 0)
-      continue;
-    const float weight = args.expert_weights == nullptr ? 1.0f : args.expert_weights[p];
-    plan.pairs[plan.expert_ends[expert_id(args, p)]++] = {p / args.top_k, weight};
-  }
-}
 
 struct Pass {
   const ktops_moe_args& args;
-  const Plan& plan;
+  const MoePlan& plan;
   const KernelTable& kernels;
 };
 
@@ -107,7 +45,7 @@ void gate_and_up(const Pass& pass, const ActiveExpert& active, size_t first_row,
                  const uint8_t* next) {
   alignas(64) float gate[kMaxTileTokens * kGroupRows], up[kMaxTileTokens * kGroupRows];
   const void *gate_records[kMaxTileTokens], *up_records[kMaxTileTokens];
-  const Plan& plan = pass.plan;
+  const MoePlan& plan = pass.plan;
   const WeightRows gate_rows = weight_rows(pass.args.gate, active.expert, pass.kernels);
   const WeightRows up_rows = weight_rows(pass.args.up, active.expert, pass.kernels);
   const size_t max_tokens = tile_tokens(plan.gate_input.record_bytes());
@@ -143,7 +81,7 @@ void add_down(const Pass& pass, const ActiveExpert& active, size_t first_row, si
               const uint8_t* next) {
   alignas(64) float out[kMaxTileTokens * kPanelRows];
   const void* records[kMaxTileTokens];
-  const Plan& plan = pass.plan;
+  const MoePlan& plan = pass.plan;
   const WeightRows weights = weight_rows(pass.args.down, active.expert, pass.kernels);
   const size_t max_tokens = tile_tokens(plan.hidden.record_bytes());
   for (size_t pair = active.first_pair; pair < active.last_pair; pair += max_tokens) {
@@ -181,7 +119,7 @@ class Steps {
                  nodes_of_rows(gate_.rows, gate_.row_bytes, pool.num_nodes())),
         down_jobs_(down_.rows, down_rows_, 1,
                    nodes_of_rows(down_.rows, down_.row_bytes, pool.num_nodes())) {
-    const Plan& plan = pass.plan;
+    const MoePlan& plan = pass.plan;
     num_gate_pieces_ = plan.gate_input.num_pieces(pass.args.num_tokens);
     num_up_pieces_ = plan.shared_input ? 0 : plan.up_input.num_pieces(pass.args.num_tokens);
   }
@@ -205,7 +143,7 @@ class Steps {
 
  private:
   size_t num_pairs() const {
-    const Plan& plan = pass_.plan;
+    const MoePlan& plan = pass_.plan;
     return plan.num_experts == 0 ? 0 : plan.experts[plan.num_experts - 1].last_pair;
   }
   size_t tokens_each() const { return num_pairs() / num_experts_; }
@@ -244,7 +182,7 @@ class Steps {
   }
 
   void second_pass(size_t index, size_t then) const {
-    const Plan& plan = pass_.plan;
+    const MoePlan& plan = pass_.plan;
     const RowJobs::Job job = down_jobs_.job(index);
     const size_t row = job.first_row, last_row = job.last_row;
     const size_t next_row = then < down_jobs_.count() ? down_jobs_.job(then).first_row : row;
@@ -258,26 +196,20 @@ class Steps {
   }
 
   void prepare_first_pass(size_t index, size_t n) const {
-    if (n >= up_rows_ * gate_.row_bytes / kPreparedBytes)
-      return;
     const RowJobs::Job job = up_jobs_.job(index);
-    prefetch(gate_of(job).row(job.first_row) + n * kPreparedBytes);
+    prefetch_rows(gate_of(job), job.first_row, job.last_row, n);
   }
 
   // A job of the second pass reads some rows of each expert.
   void prepare_second_pass(size_t index, size_t n) const {
-    const size_t pieces = std::max<size_t>(down_rows_ * down_.row_bytes / kPreparedBytes, 1);
+    const size_t pieces = divide_up(down_rows_ * down_.row_bytes, kPreparedBytes);
     const size_t e = n / pieces;
     if (e >= pass_.plan.num_experts || n >= kMostPrepared)
       return;
     const WeightRows rows =
         weight_rows(pass_.args.down, pass_.plan.experts[e].expert, pass_.kernels);
-    prefetch(rows.row(down_jobs_.job(index).first_row) + n % pieces * kPreparedBytes);
-  }
-
-  static void prefetch(const uint8_t* data) { // beyond the end of a matrix: without effect
-    for (size_t i = 0; i < kPreparedBytes; i += kLineBytes)
-      __builtin_prefetch(data + i, 0, 2); // into the second-level cache
+    const RowJobs::Job job = down_jobs_.job(index);
+    prefetch_rows(rows, job.first_row, job.last_row, n % pieces);
   }
 
   const Pass pass_;
@@ -295,12 +227,12 @@ int32_t moe_forward(ktops_pool& pool, const ktops_moe_args& args) {
     return prefill_moe(pool, args);
   const size_t num_pairs = args.num_tokens * args.top_k;
   Carver measure(nullptr);
-  Plan(measure, args, num_pairs);
+  MoePlan(measure, args, num_pairs);
   std::byte* base = pool.scratch().reserve(measure.used());
   if (base == nullptr)
     return KTOPS_ERROR_OUT_OF_MEMORY;
   Carver carver(base);
-  Plan plan(carver, args, num_pairs);
+  MoePlan plan(carver, args, num_pairs);
   sort_pairs(args, num_pairs, plan);
   if (plan.num_experts == 0) {
     clear_rows(args, 0, args.down.rows);

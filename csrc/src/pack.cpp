@@ -17,9 +17,7 @@ constexpr size_t kPieceBytes = size_t{256} << 10; // stays in the second-level c
 struct Pieces {
   size_t row_bytes, rows, rows_each, num_each; // of an expert
 
-  explicit Pieces(const ktops_matrix& matrix) : rows(matrix.rows) {
-    const TypeInfo info = type_info(matrix.type);
-    row_bytes = matrix.cols / info.block_size * info.block_bytes;
+  explicit Pieces(const ktops_matrix& matrix) : row_bytes(bytes_of_row(matrix)), rows(matrix.rows) {
     rows_each = std::max<size_t>(kPieceBytes / row_bytes / kPanelRows, 1) * kPanelRows;
     num_each = divide_up(rows, rows_each);
   }

@@ -31,12 +31,9 @@ TokenGroup* cut_groups(size_t matrix, size_t first, size_t num_tokens, size_t fi
 ThreadSpace::ThreadSpace(Carver& carver, std::initializer_list<const ktops_matrix*> matrices) {
   unpacked_ = carver.take<uint8_t>(kUnpackedBytes);
   sums_ = carver.take<float>(kMaxUnits * kUnitPanels * kMaxGroupBlocks * kTileSums);
-  for (const ktops_matrix* matrix : matrices) {
-    const TypeInfo info = type_info(matrix->type);
-    const size_t row_bytes = matrix->cols / info.block_size * info.block_bytes;
+  for (const ktops_matrix* matrix : matrices)
     if (!is_all_packed(*matrix))
-      panel_bytes_ = std::max(panel_bytes_, kPanelRows * row_bytes);
-  }
+      panel_bytes_ = std::max(panel_bytes_, kPanelRows * bytes_of_row(*matrix));
   if (panel_bytes_ != 0) {
     panels_ = carver.take<uint8_t>(kMaxUnits * kUnitPanels * panel_bytes_);
     short_panel_ = carver.take<uint8_t>(panel_bytes_);

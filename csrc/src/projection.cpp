@@ -4,11 +4,6 @@
 #include <cstring>
 
 namespace ktops {
-namespace {
-
-constexpr size_t kPreparedBytes = 1024, kMostPrepared = 384;
-
-} // namespace
 
 void multiply_rows(const WeightRows& weights, const Activations& activations,
                    const RowsProduct& product) {

@@ -22,8 +22,11 @@ struct RowsProduct {
 void multiply_rows(const WeightRows& weights, const Activations& activations,
                    const RowsProduct& product);
 
-// Calls the n-th piece of the rows' weights into the second-level cache, up to 384 KiB: for a
-// thread that waits for others before it may compute them.
+// A thread that waits for others before it may compute calls the weights of its next job into its
+// second-level cache, so many bytes at a time, until about half of a small one is full.
+constexpr size_t kPreparedBytes = 1024, kMostPrepared = 384;
+
+// The n-th piece of the rows' weights, if it is there and n below kMostPrepared.
 void prefetch_rows(const WeightRows& weights, size_t first_row, size_t last_row, size_t n);
 
 // One matrix for a few tokens, cut into jobs of neighbouring rows, those of a NUMA node together.

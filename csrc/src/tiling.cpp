@@ -19,8 +19,7 @@ constexpr double kBytesPerNs = 20, kProductsPerNs = 100; // of one core, roughly
 } // namespace
 
 WeightRows weight_rows(const ktops_matrix& matrix, size_t expert, const KernelTable& kernels) {
-  const TypeInfo info = type_info(matrix.type);
-  const size_t row_bytes = matrix.cols / info.block_size * info.block_bytes;
+  const size_t row_bytes = bytes_of_row(matrix);
   const auto* data = static_cast<const uint8_t*>(matrix.data) + expert * matrix.rows * row_bytes;
   const bool packed = matrix.layout == KTOPS_LAYOUT_PANEL16;
   return {data,

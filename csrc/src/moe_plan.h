@@ -1,0 +1,33 @@
+// Which tokens go to which experts, and the working memory of such a layer.
+#pragma once
+
+#include "activations.h"
+#include "scratch.h"
+
+namespace ktops {
+
+struct Pair {
+  size_t token;
+  float weight;
+};
+
+// An expert with tokens; its pairs are [first_pair, last_pair).
+struct ActiveExpert {
+  size_t expert, first_pair, last_pair;
+};
+
+struct MoePlan {
+  Activations gate_input, up_input, hidden;
+  bool shared_input; // gate and up read the same form
+  Pair* pairs;
+  size_t* expert_ends; // [num_experts], while sorting
+  ActiveExpert* experts;
+  size_t num_experts = 0;
+
+  MoePlan(Carver& carver, const ktops_moe_args& args, size_t num_pairs);
+};
+
+// Sorts the pairs by expert and lists the experts that have any.
+void sort_pairs(const ktops_moe_args& args, size_t num_pairs, MoePlan& plan);
+
+} // namespace ktops
