@@ -12,11 +12,12 @@ from ktops_doctor.host import Host
 from ktops_doctor.live_host import LiveHost
 from ktops_doctor.remedy import Remedy, apply
 from ktops_doctor.run import UnknownCheckError, run_checks
-from ktops_doctor.subsets import BUILD_CHECKS, SERVE_CHECKS
+from ktops_doctor.subsets import BUILD_CHECKS, GPU_CHECKS, SERVE_CHECKS
 from ktops_doctor.target import Target
 
 __all__ = [
     "BUILD_CHECKS",
+    "GPU_CHECKS",
     "SERVE_CHECKS",
     "Check",
     "Finding",

@@ -76,6 +76,12 @@ def fail(
     return Finding(Status.FAIL, value, expected, detail, fix, remedy)
 
 
+def gpu_lost(target: Target, value: str, expected: str = "", *, detail: str, fix: str) -> Finding:
+    """The GPU cannot be used: a failure where the target needs one; else the CPU does its work."""
+    status = Status.FAIL if target.gpu_required else Status.WARN
+    return Finding(status, value, expected, detail, fix)
+
+
 def skip(reason: str) -> Finding:
     """The question does not arise on this machine or for this target."""
     return Finding(Status.SKIP, reason)

@@ -54,7 +54,6 @@ fails is told with its reason, and the command exits with 1.
 - lib.glibcxx: conda's newer libstdc++; without conda, a link to the system's, the old file kept
   beside it.
 - lib.native, lib.glibc, numa.build, mem.bandwidth: `ktops build`, which writes only ktops' cache.
-- py.flash_attn: `pip install flash-attn`, where torch, the driver and the CUDA toolkit agree.
 - py.packages: `pip install` of what is missing or old; undone to the versions that were there.
 - py.imports: the same versions once more.
 """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ktops_engine.text import Text, text
 
+ABSENT = text("not installed")
+
 
 def needs(what: object) -> Text:
     """Without it the target cannot be served."""
@@ -28,8 +30,3 @@ def node_count(count: int) -> Text:
 def shard_count(count: int) -> Text:
     """Weight files: "1 shard", "9 shards"."""
     return text("{count} shard", count=1) if count == 1 else text("{count} shards", count=count)
-
-
-def words(value: object) -> str:
-    """What a child or an exception said. A sentence of ours keeps its template."""
-    return value if isinstance(value, str) else str(value)

@@ -34,7 +34,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class SmiReport:
-    """`cuda` is the highest CUDA version the driver can run, '' when it does not say."""
+    """`cuda` is the highest CUDA version the driver can run, '' when it does not say; `gpus` are
+    one or more."""
 
     driver: str
     cuda: str
@@ -47,7 +48,7 @@ def smi_output(host: Host) -> CommandOutput:
 
 
 def smi_report(host: Host) -> SmiReport | None:
-    """The report, or None when nvidia-smi is missing, fails or answers something else."""
+    """The report, or None when nvidia-smi is missing, fails, or names no GPU."""
     output = smi_output(host)
     if not output.ok:
         return None
@@ -56,6 +57,8 @@ def smi_report(host: Host) -> SmiReport | None:
     except ElementTree.ParseError:
         return None
     gpus = tuple(_gpu(index, node) for index, node in enumerate(root.findall("gpu")))
+    if not gpus:
+        return None
     return SmiReport(_text(root, "driver_version"), _text(root, "cuda_version"), gpus)
 
 

@@ -8,9 +8,11 @@ from enum import StrEnum
 from typing import Protocol
 
 from ktops_doctor.elf import ElfVersions
+from ktops_engine.text import text
 
 COMMAND_TIME_LIMIT = 8.0
 REACH_TIME_LIMIT = 1.5
+SILENT = text("it said nothing")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class ProbeOutput:
 
     facts: Mapping[str, object] = field(default_factory=dict)
     error: str = ""
+
+    def reason(self, key: str = "error") -> str:
+        """Why it failed: what it reported under `key`, else how it ended."""
+        reported = self.facts.get(key)
+        return str(reported) if reported else self.error or SILENT
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _SYSTEM_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/l
 
 @dataclass(frozen=True)
 class Library:
-    """A shared library and the package it belongs to ('libktops', 'torch', 'flash_attn')."""
+    """A shared library and the package it belongs to ('libktops', 'torch')."""
 
     package: str
     path: str

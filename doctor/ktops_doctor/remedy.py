@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ktops_doctor.host import SILENT
 from ktops_engine.text import text
 
 Command = tuple[str, ...]
@@ -80,5 +81,5 @@ def _run(command: Command, on_line: Callable[[str], None]) -> str:
         "{program} ended with status {status}: {last}",
         program=command[0],
         status=status,
-        last=tail[-1] if tail else text("it said nothing"),
+        last=tail[-1] if tail else SILENT,
     )

@@ -35,9 +35,11 @@ SERVE_CHECKS = (
     "lib.glibc",
     "py.version",
     "py.packages",
-    "py.flash_attn",
     "disk.type",
 )
+
+# What computing on a GPU needs besides. torch is imported, which takes seconds.
+GPU_CHECKS = ("py.torch_cuda", "py.triton", "cc.triton")
 
 # What compiling the native library needs.
 BUILD_CHECKS = (

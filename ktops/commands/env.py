@@ -32,7 +32,6 @@ EXAMPLES = (
 PACKAGES = (
     "torch",
     "triton",
-    "flash-attn",
     "transformers",
     "numpy",
     "gguf",

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 SPARE_RAM_SHARE = 0.03
 # Below this a prediction helps nobody, and measuring the memory takes longer than loading.
 PREDICTED_BYTES = 1 << 30
-# It imports torch, which takes seconds: asked where a GPU is used.
-TORCH_CHECK = "py.torch_cuda"
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,11 @@ def _with_thread_rates(
 
 
 def checks_of(placement: Placement | None) -> tuple[str, ...]:
-    """Ids of the doctor's checks before serving; where a GPU is used, torch must find it."""
-    from ktops_doctor import SERVE_CHECKS
+    """Ids of the doctor's checks before serving, with those for a GPU where one is used."""
+    from ktops_doctor import GPU_CHECKS, SERVE_CHECKS
 
     uses_gpu = placement is not None and placement.gpus
-    return (*SERVE_CHECKS, TORCH_CHECK) if uses_gpu else SERVE_CHECKS
+    return (*SERVE_CHECKS, *GPU_CHECKS) if uses_gpu else SERVE_CHECKS
 
 
 def target_of(site: Site, settings: Settings) -> Target:

@@ -29,7 +29,7 @@ def checked(*results: Result, seconds: float = 0.2) -> Checked:
 
 
 OK = result("sys.os", Status.OK)
-WARN = result("py.flash_attn", Status.WARN, "pip install flash-attn")
+WARN = result("py.triton", Status.WARN, "pip install triton")
 CRASH = result("gpu.link", Status.CRASH)
 
 
@@ -38,8 +38,8 @@ CRASH = result("gpu.link", Status.CRASH)
     [
         ([OK, OK], "2 of 2 ok"),
         ([OK, result("x.y", Status.SKIP)], "1 of 1 ok"),
-        ([OK, WARN], "2 of 2 ok, 1 warning (py.flash_attn)"),
-        ([WARN, WARN], "2 of 2 ok, 2 warnings (py.flash_attn, py.flash_attn)"),
+        ([OK, WARN], "2 of 2 ok, 1 warning (py.triton)"),
+        ([WARN, WARN], "2 of 2 ok, 2 warnings (py.triton, py.triton)"),
         ([OK, result("mem.total", Status.FAIL)], "1 of 2 ok, 1 failure (mem.total)"),
         ([OK, CRASH], "1 of 2 ok, not answered: gpu.link"),
     ],
@@ -86,7 +86,7 @@ def test_a_risk_stops_and_names_the_command_that_goes_on():
     with pytest.raises(KtopsError) as caught:
         refuse_risks(checked(OK, WARN, risky), REFUSAL, "ktops serve r1 --force")
     assert caught.value.code == "checks-risky"
-    assert "py.flash_attn" not in caught.value.message
+    assert "py.triton" not in caught.value.message
     assert caught.value.hint == (
         "export KTOPS_MODELS=/disk\nktops serve r1 --force   (goes on all the same)"
     )

@@ -80,7 +80,7 @@ def test_a_machine_with_one_good_gpu_is_planned_for_both(machine, shown):
     target = targets(found, load_settings())
     assert (target.vram_bytes, target.gpu_required) == (found.placement.vram_bytes, True)
     assert target.ram_bytes == found.placement.total_bytes
-    assert "py.torch_cuda" in checks_of(found.placement)
+    assert {"py.torch_cuda", "py.triton", "cc.triton"} < set(checks_of(found.placement))
 
 
 def test_without_a_gpu_the_cpu_computes_alone_and_nothing_is_missed(machine, shown):
@@ -92,7 +92,7 @@ def test_without_a_gpu_the_cpu_computes_alone_and_nothing_is_missed(machine, sho
     assert "warning" not in said
     target = targets(found, load_settings())
     assert (target.vram_bytes, target.gpu_required) == (0, False)
-    assert "py.torch_cuda" not in checks_of(found.placement)
+    assert not {"py.torch_cuda", "py.triton"} & set(checks_of(found.placement))
 
 
 def test_a_driver_that_does_not_answer_is_no_gpu(machine, monkeypatch, shown):
@@ -208,7 +208,7 @@ def recorded_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_serve_uses_a_gpu_that_the_driver_tells_of(
     ktops, native_build, recorded_driver, monkeypatch
 ):
-    monkeypatch.setattr("ktops.launch.plan_stage.TORCH_CHECK", "gpu.vram")  # torch here is a CPU's
+    monkeypatch.setattr("ktops_doctor.GPU_CHECKS", ("gpu.vram",))  # torch here is a CPU's
     monkeypatch.setattr(gpus, "torch_has_cuda", lambda: True)
     ran = ktops("serve", "demo", "--port", "0", "--dry-run")
     assert ran.status == 0, ran.stderr

@@ -101,7 +101,7 @@ def test_a_hint_with_words_can_be_translated() -> None:
         ("sudo sysctl -w kernel.numa_balancing=0", True),
         ("ls -l 'X'; dmesg | tail", True),
         ("X --help", True),
-        ("X -m pip install flash_attn", True),
+        ("X -m pip install triton", True),
         ("ktops serve, or ktops chat without --url", False),
         ("ktops models   # shows what is here", False),
         ("ktops serve --port X   (what holds it: ss -ltnp)", False),

@@ -146,7 +146,7 @@ def healthy_server() -> Record:
             },
         },
         "env": {"HOME": "/home/u"},
-        "programs": {name: f"/usr/bin/{name}" for name in ("g++", "as", "nvidia-smi")},
+        "programs": {name: f"/usr/bin/{name}" for name in ("g++", "gcc", "as", "nvidia-smi")},
         "commands": {
             "nvidia-smi -q -x": smi(),
             "g++ -dumpfullversion -dumpversion": {"status": 0, "stdout": "13.2.0\n"},
@@ -163,16 +163,13 @@ def healthy_server() -> Record:
                     "torch_cuda": "12.6",
                     "cuda_available": True,
                     "cuda_warning": "",
-                    "flash_attn_found": True,
-                    "flash_attn": "2.8.3",
                 }
             },
+            "triton": {"facts": {"python_headers": True, "triton_found": True, "triton": "3.5.1"}},
             "libraries": {
                 "facts": {
                     "libraries": {"torch": ["/torch/lib/libtorch_cpu.so"]},
                     "libstdcxx": {"path": system_library},
-                    "flash_attn_found": True,
-                    "torch_cuda": "12.6",
                 }
             },
             "native": {
@@ -211,7 +208,10 @@ def healthy_server() -> Record:
             "base_prefix": "/usr",
         },
         "packages": {"numpy": "2.3.1", "torch": "2.9.1", "fastapi": "0.120.0"},
-        "requirements": {"ktops": ["fastapi>=0.115", "numpy>=1.26", "torch>=2.9"]},
+        "requirements": {
+            "ktops": ["fastapi>=0.115", "numpy>=1.26", "torch>=2.9"],
+            "torch": ["numpy", 'triton==3.5.1; platform_system == "Linux"'],
+        },
         "cpus_allowed": "0-159",
         "limits": {"NOFILE": 65536, "MEMLOCK": 8 << 20},
         "reach": {

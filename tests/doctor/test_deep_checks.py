@@ -28,7 +28,14 @@ def golden(server):
 
 def test_what_takes_long_is_only_run_when_it_is_asked_for():
     slow = {check.id for check in all_checks() if check.deep}
-    assert slow == {"mem.bandwidth", "gpu.copy", "lib.golden", "disk.rate", "model.sha256"}
+    assert slow == {
+        "mem.bandwidth",
+        "gpu.copy",
+        "gpu.kernel",
+        "lib.golden",
+        "disk.rate",
+        "model.sha256",
+    }
 
 
 def test_tokens_that_differ_are_a_failure_that_says_where(ask, server, r1, golden):

@@ -44,38 +44,6 @@ def test_a_gpu_hidden_from_torch_is_told_from_one_it_cannot_use(ask, server, r1)
     assert ask(server, r1, "py.torch_cuda").fix == "unset CUDA_VISIBLE_DEVICES"
 
 
-@pytest.mark.parametrize(
-    ("facts", "error", "fix"),
-    [
-        (
-            {"flash_attn_found": True, "flash_attn_error": "ImportError: undefined symbol"},
-            "",
-            f"{PIP} --force-reinstall --no-deps --no-build-isolation flash-attn",
-        ),
-        (
-            {"flash_attn_found": True},
-            "ended by SIGSEGV",
-            f"{PIP} --force-reinstall --no-deps --no-build-isolation flash-attn",
-        ),
-    ],
-)
-def test_flash_attn_is_never_more_than_a_warning(ask, server, r1, facts, error, fix):
-    probe = server["probes"]["torch"]
-    del probe["facts"]["flash_attn"]
-    probe["facts"] |= facts
-    probe["error"] = error
-    result = ask(server, r1, "py.flash_attn")
-    assert (result.status, result.fix) == ("warn", fix)
-    assert "answers are the same" in result.detail
-
-
-def test_flash_attn_that_is_not_installed_is_found_without_importing_torch(ask, server, r1):
-    server["probes"]["libraries"]["facts"]["flash_attn_found"] = False
-    server["probes"]["torch"] = {"error": "nobody asks"}
-    result = ask(server, r1, "py.flash_attn")
-    assert (result.status, result.fix) == ("warn", f"{PIP} flash-attn --no-build-isolation")
-
-
 def test_packages_that_are_missing_or_old_are_listed_with_what_is_wanted(ask, server, r1):
     server["requirements"]["ktops"] += ["typer>=0.29", "pytest>=8; extra == 'dev'"]
     server["packages"]["numpy"] = "1.24.4"

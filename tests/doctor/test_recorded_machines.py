@@ -18,7 +18,11 @@ def skipped(*check_ids: str) -> dict[str, tuple[str, str]]:
 
 # On every machine here: nvcc is not installed, and the weights are not downloaded.
 USUAL = skipped("gpu.toolkit", "model.files")
-WITHOUT_GPU = skipped("gpu.driver", "gpu.cuda", "gpu.vram", "gpu.arch", "gpu.link", "py.torch_cuda")
+WITHOUT_TRITON = skipped("py.torch_cuda", "py.triton", "cc.triton")
+WITHOUT_GPU = {
+    **skipped("gpu.driver", "gpu.cuda", "gpu.vram", "gpu.arch", "gpu.link"),
+    **WITHOUT_TRITON,
+}
 ONE_NODE = skipped("numa.balancing", "numa.policy")
 
 
@@ -67,9 +71,7 @@ def laptop(record):
         "torch_found": True,
         "torch": "2.9.1+cpu",
         "torch_cuda": None,
-        "flash_attn_found": False,
     }
-    record["probes"]["libraries"]["facts"] |= {"flash_attn_found": False, "torch_cuda": None}
 
 
 GOVERNOR = (
@@ -95,7 +97,6 @@ def test_a_laptop_is_told_what_r1_would_need(server, r1, diagnose):
         "cpu.governor": ("warn", GOVERNOR),
         "mem.total": ("fail", SMALLER),
         "gpu.device": ("fail", NO_GPU_FIX),
-        "py.flash_attn": ("warn", f"{PIP} flash-attn --no-build-isolation"),
         "disk.space": ("fail", "export KTOPS_MODELS=/path   # on a disk with 376.7 GiB free"),
     }
 
@@ -103,7 +104,7 @@ def test_a_laptop_is_told_what_r1_would_need(server, r1, diagnose):
 def test_a_laptop_is_ready_for_the_demo(server, demo, diagnose):
     laptop(server)
     assert diagnose(server, demo) == {
-        **skipped("gpu.toolkit", "py.flash_attn", "disk.type"),
+        **skipped("gpu.toolkit", "disk.type"),
         **ONE_NODE,
         **WITHOUT_GPU,
         "cpu.governor": ("warn", GOVERNOR),
@@ -228,6 +229,7 @@ def test_a_driver_that_is_too_old_fails_cuda_and_torch_alike(server, r1, diagnos
     server["probes"]["torch"]["facts"] |= {"cuda_available": False}
     assert diagnose(server, r1) == {
         **USUAL,
+        **skipped("py.triton", "cc.triton"),
         "gpu.cuda": ("fail", "sudo apt-get install -y nvidia-driver"),
         "py.torch_cuda": (
             "fail",
@@ -251,7 +253,7 @@ def test_a_server_without_a_gpu_fails_one_check_and_skips_the_rest(server, r1, d
 def test_a_server_without_a_gpu_is_ready_for_the_demo(server, demo, diagnose):
     without_gpu(server)
     assert diagnose(server, demo) == {
-        **skipped("gpu.toolkit", "py.flash_attn", "disk.type"),
+        **skipped("gpu.toolkit", "disk.type"),
         **WITHOUT_GPU,
     }
 
@@ -280,12 +282,12 @@ def test_a_server_without_a_gpu_is_ready_for_the_demo(server, demo, diagnose):
 )
 def test_a_broken_torch_is_named_and_the_rest_goes_on(server, r1, diagnose, facts, error, fix):
     server["probes"]["torch"] = {
-        "facts": {**facts, "flash_attn_found": True, "flash_attn": "2.8.3"},
+        "facts": facts,
         "error": error,
     }
     assert diagnose(server, r1) == {
         **USUAL,
-        **skipped("py.torch_cuda"),
+        **WITHOUT_TRITON,
         "py.torch": ("fail", fix),
     }
 

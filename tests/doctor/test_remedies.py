@@ -61,21 +61,6 @@ def test_where_the_systems_library_is_old_too_and_conda_is_away_nothing_is_done(
     assert remedy_of("lib.glibcxx") is None
 
 
-def test_flash_attn_is_installed_only_where_torch_the_driver_and_the_toolkit_agree(
-    server, remedy_of
-):
-    facts = server["probes"]["libraries"]["facts"]
-    facts["flash_attn_found"] = False
-    assert remedy_of("py.flash_attn") is None  # no nvcc
-    server["commands"]["nvcc --version"] = NVCC
-    remedy = remedy_of("py.flash_attn")
-    assert remedy.lines == (f"{PIP} install flash-attn --no-build-isolation",)
-    assert remedy.undo == f"{PIP} uninstall -y flash-attn"
-    for cuda in (None, "13.0", "11.8"):  # a CPU build, one the driver cannot run, another toolkit
-        facts["torch_cuda"] = cuda
-        assert remedy_of("py.flash_attn") is None
-
-
 @pytest.mark.parametrize(
     ("facts", "options"),
     [

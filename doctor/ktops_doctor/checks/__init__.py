@@ -17,6 +17,7 @@ from ktops_doctor.checks import (
     storage,
     system,
     toolchain,
+    triton,
 )
 
 
@@ -30,10 +31,13 @@ def all_checks() -> tuple[Check, ...]:
         deep.BANDWIDTH,
         *gpu.CHECKS,
         deep.COPY,
+        triton.KERNEL,
         *toolchain.CHECKS,
+        triton.COMPILER,
         *native.CHECKS,
         deep.GOLDEN,
         *python.CHECKS,
+        triton.TRITON,
         *storage.CHECKS,
         deep.RATE,
         *network.CHECKS,

@@ -9,7 +9,7 @@ from ktops_doctor.check import Check, Finding, Section, fail, ok, skip, warn
 from ktops_doctor.expectations import should_be
 from ktops_doctor.fixes import build_remedy, ktops_command, remark, sudo
 from ktops_doctor.gpus import Gpu, smi_report
-from ktops_doctor.host import Host
+from ktops_doctor.host import SILENT, Host
 from ktops_doctor.target import Target
 from ktops_doctor.units import binary, decimal
 from ktops_engine.text import Text, text
@@ -22,7 +22,6 @@ _HOURS = 4 * 3600.0  # hundreds of gigabytes are hashed
 # Bytes/s of a lane after encoding, by generation: PCI Express base specification 3.0 to 6.0.
 _LANE_RATE = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 _LINK_SHARE = 0.5
-_SILENT = text("it said nothing")
 
 
 def _bandwidth(host: Host, target: Target) -> Finding:
@@ -35,13 +34,9 @@ def _bandwidth(host: Host, target: Target) -> Finding:
         return skip(text("the native library is not built"))
     if output.facts.get("built"):
         return skip(text("too little memory is free to measure"))
-    return _broken(host, output.facts.get("error") or output.error)
-
-
-def _broken(host: Host, error: object) -> Finding:
     return fail(
         text("the native library does not work"),
-        detail=error if isinstance(error, str) and error else _SILENT,
+        detail=output.reason(),
         fix="ktops build --force",
         remedy=build_remedy(host, "--force"),
     )
@@ -49,12 +44,12 @@ def _broken(host: Host, error: object) -> Finding:
 
 def _copy(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is None or not report.gpus:
+    if report is None:
         return skip(text("no NVIDIA GPU"))
     output = host.probe("copy", time_limit=2 * _MINUTE)
     rate = output.facts.get("bytes_per_s")
     if not isinstance(rate, int | float):
-        return skip(str(output.facts.get("error") or "") or output.error or _SILENT)
+        return skip(output.reason())
     value = text("{rate}/s to the GPU", rate=decimal(rate))
     most = _link_rate(report.gpus[0])
     if not most or rate >= most * _LINK_SHARE:
@@ -89,10 +84,9 @@ def _golden(host: Host, target: Target) -> Finding:
             detail=text("what this machine computes is wrong: every model would talk nonsense"),
             fix=remark("KTOPS_ISA=scalar ktops doctor --only lib.golden", _suspects()),
         )
-    error = str(facts.get("error") or "") or output.error or _SILENT
     return fail(
         text("the embedded model does not run"),
-        detail=error,
+        detail=output.reason(),
         fix="ktops doctor --only lib,py",
     )
 
@@ -111,7 +105,7 @@ def _rate(host: Host, target: Target) -> Finding:
     output = host.probe("disk_rate", measured, time_limit=2 * _MINUTE)
     done, seconds = output.facts.get("bytes"), output.facts.get("seconds")
     if not isinstance(done, int) or not isinstance(seconds, float) or not done:
-        return skip(str(output.facts.get("error") or "") or output.error or _SILENT)
+        return skip(output.reason())
     rate = done / seconds
     load_seconds = target.weights_bytes / rate
     value = text(
@@ -153,7 +147,7 @@ def _hashes(host: Host, target: Target) -> Finding:
         return skip(str(error.get("message")))
     return fail(
         text("the files of {model} are not those of the hub", model=target.name),
-        detail=str(error.get("message") or "") or output.stderr.strip() or _SILENT,
+        detail=str(error.get("message") or "") or output.stderr.strip() or SILENT,
         fix=str(error.get("hint") or "") or f"ktops download {target.name} --verify",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktops_doctor.check import Check, Finding, Section, Status, ok, skip, warn
+from ktops_doctor.check import Check, Finding, Section, gpu_lost, ok, skip, warn
 from ktops_doctor.expectations import dotted, needs, should_be
 from ktops_doctor.fixes import in_container, install, remark, sudo
 from ktops_doctor.gpus import (
@@ -14,7 +14,7 @@ from ktops_doctor.gpus import (
     smi_report,
     toolkit_release,
 )
-from ktops_doctor.host import Host
+from ktops_doctor.host import SILENT, Host
 from ktops_doctor.target import Target
 from ktops_doctor.units import decimal, gib, version
 from ktops_engine.text import text
@@ -26,15 +26,9 @@ _TIME_LIMIT = SMI_TIME_LIMIT + 5
 _OLD_ARCHITECTURES = frozenset({"Kepler", "Maxwell", "Pascal", "Volta", "Turing"})
 
 
-def _bad(target: Target, value: str, expected: str = "", *, detail: str, fix: str) -> Finding:
-    """A failure where the target needs a GPU, else a warning: the CPU does its work."""
-    status = Status.FAIL if target.gpu_required else Status.WARN
-    return Finding(status, value, expected, detail, fix)
-
-
 def _device(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is not None and report.gpus:
+    if report is not None:
         names = [gpu.name for gpu in report.gpus]
         return ok(", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names)))
     on_bus = pci_gpus(host)
@@ -42,7 +36,7 @@ def _device(host: Host, target: Target) -> Finding:
         return ok(text("an NVIDIA GPU at {places}", places=", ".join(on_bus)))
     if not target.gpu_required:
         return ok(text("no NVIDIA GPU, and {model} needs none", model=target.name))
-    return _bad(
+    return gpu_lost(
         target,
         _NO_GPU,
         text("needs one"),
@@ -57,20 +51,20 @@ def _device(host: Host, target: Target) -> Finding:
 
 def _driver(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is not None and report.gpus:
+    if report is not None:
         return ok(text("driver {version}", version=report.driver))
-    if not pci_gpus(host) and report is None:
+    if not pci_gpus(host):
         return skip(_NO_GPU)
     output = smi_output(host)
     if output.timed_out:
-        return _bad(
+        return gpu_lost(
             target,
             text("nvidia-smi gave no answer within {seconds:.0f} s", seconds=SMI_TIME_LIMIT),
             detail=text("the driver hangs"),
             fix=sudo(host, "dmesg | grep -i 'nvrm\\|xid' | tail"),
         )
     if output.status is None:
-        return _bad(
+        return gpu_lost(
             target,
             text("nvidia-smi is not installed"),
             detail=text("no driver"),
@@ -88,10 +82,10 @@ def _driver(host: Host, target: Target) -> Finding:
             sudo(host, "modprobe nvidia"),
             text("if that fails: {command}", command="dmesg | grep -i nvidia"),
         )
-    return _bad(
+    return gpu_lost(
         target,
         text("nvidia-smi finds no GPU"),
-        detail=said or text("it said nothing"),
+        detail=said or SILENT,
         fix=fix,
     )
 
@@ -111,7 +105,7 @@ def _install(host: Host) -> str:
 
 def _cuda(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is None or not report.gpus:
+    if report is None:
         return skip(_NO_GPU)
     expected = needs(dotted(MIN_CUDA))
     value = text(
@@ -121,7 +115,7 @@ def _cuda(host: Host, target: Target) -> Finding:
     )
     if version(report.cuda) >= MIN_CUDA:
         return ok(value, expected)
-    return _bad(
+    return gpu_lost(
         target,
         value,
         expected,
@@ -134,7 +128,7 @@ def _cuda(host: Host, target: Target) -> Finding:
 
 def _vram(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is None or not report.gpus:
+    if report is None:
         return skip(_NO_GPU)
     best = max(report.gpus, key=lambda gpu: gpu.free_bytes)
     value = text(
@@ -149,14 +143,14 @@ def _vram(host: Host, target: Target) -> Finding:
     if best.free_bytes >= target.vram_bytes:
         return ok(value, expected)
     if max(gpu.total_bytes for gpu in report.gpus) >= target.vram_bytes:
-        return _bad(
+        return gpu_lost(
             target,
             value,
             expected,
             detail=text("other processes hold the rest"),
             fix="nvidia-smi --query-compute-apps=pid,used_memory,name --format=csv",
         )
-    return _bad(
+    return gpu_lost(
         target,
         value,
         expected,
@@ -167,7 +161,7 @@ def _vram(host: Host, target: Target) -> Finding:
 
 def _architecture(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is None or not report.gpus:
+    if report is None:
         return skip(_NO_GPU)
     old = [gpu for gpu in report.gpus if gpu.architecture in _OLD_ARCHITECTURES]
     names = ", ".join(dict.fromkeys(gpu.architecture or gpu.name for gpu in report.gpus))
@@ -176,7 +170,7 @@ def _architecture(host: Host, target: Target) -> Finding:
     return warn(
         names,
         should_be(text("Ampere or newer")),
-        detail=text("it has no bf16: attention runs slower and flash_attn not at all"),
+        detail=text("it has no bf16, in which the GPU kernels compute"),
         fix=remark(
             "nvidia-smi --query-gpu=name,compute_cap --format=csv", text("8.0 or more is wanted")
         ),
@@ -185,7 +179,7 @@ def _architecture(host: Host, target: Target) -> Finding:
 
 def _link(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is None or not report.gpus:
+    if report is None:
         return skip(_NO_GPU)
     known = [gpu for gpu in report.gpus if gpu.lanes and gpu.max_lanes]
     if not known:
@@ -220,16 +214,7 @@ def _toolkit(host: Host, target: Target) -> Finding:
     release = toolkit_release(host)
     if not release:
         return skip(text("nvcc is not installed, and nothing here needs it"))
-    expected = should_be(dotted(MIN_CUDA))
-    value = text("CUDA toolkit {version}", version=release)
-    if version(release) >= MIN_CUDA:
-        return ok(value, expected)
-    return warn(
-        value,
-        expected,
-        detail=text("ktops does not use it, but flash_attn cannot be compiled with it"),
-        fix="conda install -y -c nvidia cuda-toolkit",
-    )
+    return ok(text("CUDA toolkit {version}, which nothing here needs", version=release))
 
 
 CHECKS = (
@@ -293,6 +278,6 @@ CHECKS = (
         title=text("CUDA toolkit"),
         section=Section.GPU,
         run=_toolkit,
-        why="Nothing in ktops needs nvcc. Compiling flash_attn from source does.",
+        why="Named for those who look for it: nothing in ktops needs nvcc.",
     ),
 )

@@ -26,7 +26,7 @@ def _files(host: Host, target: Target) -> Finding:
     hint = str(facts.get("hint") or "").partition("\n")[0]
     return fail(
         text("the weights of {model} cannot be used", model=target.name),
-        detail=str(facts.get("error") or "") or output.error or text("it said nothing"),
+        detail=output.reason(),
         fix=hint or remark("ktops models", text("shows what is here, and how the rest is fetched")),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ktops_doctor.check import Check, Finding, Section, fail, ok, skip, warn
-from ktops_doctor.expectations import words
 from ktops_doctor.fixes import build_remedy, remark, sudo
 from ktops_doctor.host import Host
 from ktops_doctor.libraries import (
@@ -23,7 +22,6 @@ from ktops_engine.text import Text, joined, text
 _GLIBCXX = "GLIBCXX_"
 _GLIBC = "GLIBC_"
 _REBUILD = "ktops build --force"
-_SILENT = text("it said nothing")
 _UNKNOWN = text("no known version")
 
 
@@ -31,10 +29,9 @@ def _engine(host: Host, target: Target) -> Finding:
     output = host.probe("native")
     if "built" in output.facts or "find_error" in output.facts:
         return ok(text("ktops_engine imports"))
-    error = output.facts.get("import_error") or output.error or _SILENT
     return fail(
         text("ktops_engine does not import"),
-        detail=words(error),
+        detail=output.reason("import_error"),
         fix=remark("./install.sh", text("in the folder that ktops was installed from")),
     )
 
@@ -56,7 +53,7 @@ def _library(host: Host, target: Target) -> Finding:
             remedy=build_remedy(host),
         )
     if "isa" not in facts:
-        error = words(facts.get("load_error") or output.error or _SILENT)
+        error = output.reason("load_error")
         old = _GLIBCXX in error or "CXXABI_" in error  # lib.glibcxx says what helps
         return fail(
             text("{library} does not load", library=facts["path"]),

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 
-from ktops_doctor.check import Check, Finding, Section, Status, fail, ok, skip, warn
-from ktops_doctor.expectations import dotted, needs, words
+from ktops_doctor.check import Check, Finding, Section, fail, gpu_lost, ok, skip
+from ktops_doctor.expectations import ABSENT, dotted, needs
 from ktops_doctor.fixes import pip_install
-from ktops_doctor.gpus import pci_gpus, smi_report
+from ktops_doctor.gpus import smi_report
 from ktops_doctor.host import Host, ProbeOutput
-from ktops_doctor.package_remedies import (
-    flash_attn_missing,
-    flash_attn_remedy,
-    packages_remedy,
-    reinstall_remedy,
-)
+from ktops_doctor.package_remedies import packages_remedy, reinstall_remedy
 from ktops_doctor.target import Target
 from ktops_doctor.units import version
 from ktops_engine.text import joined, text
@@ -24,8 +19,6 @@ MIN_TORCH = (2, 9)
 TORCH_TIME_LIMIT = 40.0  # a first import from a slow disk takes that long
 TORCH_PATIENCE = 1.5  # when torch's libraries are loaded by then, the rest of its import can wait
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*([^;]*)")
-_ABSENT = text("not installed")
-_SILENT = text("it said nothing")
 _SHOW_GPUS = "unset CUDA_VISIBLE_DEVICES"
 _LOOK_AT_DEVICES = "ls -l /dev/nvidia*   # this user must be able to read and write them"
 _COMPILED = ("numpy", "tokenizers", "gguf")  # in the order in which the probe imports them
@@ -47,27 +40,28 @@ def _python(host: Host, target: Target) -> Finding:
     )
 
 
-def _torch_probe(host: Host) -> ProbeOutput:
+def torch_probe(host: Host) -> ProbeOutput:
+    """What torch says of itself, imported in a child."""
     return host.probe("torch", time_limit=TORCH_TIME_LIMIT, patience=TORCH_PATIENCE)
 
 
 def _torch(host: Host, target: Target) -> Finding:
-    output = _torch_probe(host)
+    output = torch_probe(host)
     facts = output.facts
     wanted = f"torch>={dotted(MIN_TORCH)}"
     expected = needs(dotted(MIN_TORCH))
     if facts.get("torch_found") is False:
         fix = pip_install(host, wanted)
-        return fail(_ABSENT, expected, detail=text("the engine runs on it"), fix=fix)
+        return fail(ABSENT, expected, detail=text("the engine runs on it"), fix=fix)
     complete = "torch" in facts
     number = str(facts.get("torch") or facts.get("torch_version"))
     if not complete and ("torch_error" in facts or "torch_libraries" not in facts or output.error):
-        error = facts.get("torch_error") or output.error or _SILENT
+        error = output.reason("torch_error")
         return fail(
             text("installed, and does not import"),
-            detail=words(error),
+            detail=error,
             fix="ktops doctor --only lib.glibcxx"
-            if "GLIBCXX" in str(error) or "CXXABI" in str(error)
+            if "GLIBCXX" in error or "CXXABI" in error
             else pip_install(host, "--force-reinstall", wanted),
         )
     cuda = facts.get("torch_cuda")
@@ -85,9 +79,9 @@ def _torch(host: Host, target: Target) -> Finding:
 
 def _torch_cuda(host: Host, target: Target) -> Finding:
     report = smi_report(host)
-    if report is None or not report.gpus:
+    if report is None:
         return skip(text("no NVIDIA GPU that answers"))
-    facts = _torch_probe(host).facts
+    facts = torch_probe(host).facts
     built = str(facts.get("torch_cuda") or "")
     wheel = _wheel_for(report.cuda)
     fix = pip_install(
@@ -97,22 +91,26 @@ def _torch_cuda(host: Host, target: Target) -> Finding:
         "--index-url",
         f"https://download.pytorch.org/whl/{wheel}",
     )
-    bad = Status.FAIL if target.gpu_required else Status.WARN
     if not built:
-        return Finding(bad, text("torch is a CPU build"), "", text("the GPU stays idle"), fix)
+        return gpu_lost(
+            target, text("torch is a CPU build"), detail=text("the GPU stays idle"), fix=fix
+        )
     value = text(
         "torch is built for CUDA {built}, the driver runs {cuda}", built=built, cuda=report.cuda
     )
     # A driver runs every minor version of the major versions it knows ("minor version
     # compatibility" in NVIDIA's CUDA compatibility guide).
     if version(built)[:1] > version(report.cuda)[:1]:
-        return Finding(bad, value, "", text("torch finds no GPU"), fix)
+        return gpu_lost(target, value, detail=text("torch finds no GPU"), fix=fix)
     if facts.get("cuda_available") is False:
         detail = str(facts.get("cuda_warning") or "") or text("torch finds no GPU")
         hidden = host.env("CUDA_VISIBLE_DEVICES")
-        if hidden:
-            return Finding(bad, f"CUDA_VISIBLE_DEVICES={hidden}", "", detail, _SHOW_GPUS)
-        return Finding(bad, value, "", detail, _LOOK_AT_DEVICES)
+        return gpu_lost(
+            target,
+            f"CUDA_VISIBLE_DEVICES={hidden}" if hidden else value,
+            detail=detail,
+            fix=_SHOW_GPUS if hidden else _LOOK_AT_DEVICES,
+        )
     return ok(value)
 
 
@@ -121,29 +119,6 @@ def _wheel_for(driver_cuda: str) -> str:
     if version(driver_cuda) >= (13,):
         return "cu130"
     return "cu128" if version(driver_cuda) >= (12, 8) else "cu126"
-
-
-def _flash_attn(host: Host, target: Target) -> Finding:
-    gpu = bool(pci_gpus(host)) or smi_report(host) is not None
-    if not gpu and not target.gpu_required:
-        return skip(text("no NVIDIA GPU: attention runs on the CPU without it"))
-    lost = text("prompts run on torch's own attention (SDPA), slower; answers are the same")
-    if flash_attn_missing(host):
-        remedy = flash_attn_remedy(host)
-        fix = pip_install(host, "flash-attn", "--no-build-isolation")
-        return warn(_ABSENT, detail=lost, fix=fix, remedy=remedy)
-    output = _torch_probe(host)
-    facts = output.facts
-    if "flash_attn" in facts:
-        return ok(str(facts["flash_attn"]))
-    error = facts.get("flash_attn_error") or output.error or _SILENT
-    return warn(
-        text("installed, and does not import ({error})", error=error),
-        detail=text("it was built for another torch; {lost}", lost=lost),
-        fix=pip_install(
-            host, "--force-reinstall", "--no-deps", "--no-build-isolation", "flash-attn"
-        ),
-    )
 
 
 def _packages(host: Host, target: Target) -> Finding:
@@ -156,7 +131,7 @@ def _packages(host: Host, target: Target) -> Finding:
         if match is None or match[1] == "torch":  # py.torch looks at it more closely
             continue
         installed = host.package_version(match[1])
-        if installed is None or not _meets(installed, match[2]):
+        if installed is None or not meets(installed, match[2]):
             lacking[match[1]] = f"{match[1]}{match[2].strip().replace(' ', '')}"
     if not lacking:
         return ok(text("{count} packages as ktops wants them", count=len(wanted)))
@@ -168,7 +143,7 @@ def _packages(host: Host, target: Target) -> Finding:
     )
 
 
-def _meets(installed: str, specifier: str) -> bool:
+def meets(installed: str, specifier: str) -> bool:
     """Whether a version meets a specifier such as '>=1.26,<3'; only what ktops uses is read."""
     have = version(installed)
     for operator, number in _COMPARISON.findall(specifier):
@@ -249,15 +224,5 @@ CHECKS = (
         time_limit=TORCH_TIME_LIMIT + 5,
         why="torch is built for one CUDA version. A driver runs its own major version and all "
         "before it; a build for a later one finds no GPU, a CPU build neither.",
-    ),
-    Check(
-        id="py.flash_attn",
-        title=text("flash_attn"),
-        section=Section.PYTHON,
-        run=_flash_attn,
-        time_limit=TORCH_TIME_LIMIT + 5,
-        why="Speeds up long prompts on the GPU. It is compiled against one torch and breaks with "
-        "another, so it is imported in a child process. Without it torch's own attention is used: "
-        "slower, with the same answers, never an error.",
     ),
 )

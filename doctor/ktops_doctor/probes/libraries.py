@@ -7,7 +7,6 @@ a look at the memory map. Packages are located without being imported.
 import ctypes
 import importlib.util
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -29,22 +28,7 @@ def libraries() -> dict[str, list[str]]:
         names = ("libtorch_python.so", "libtorch_cpu.so", "libtorch_cuda.so", "libc10.so")
         folder = torch.parent / "lib"
         found["torch"] = [str(folder / name) for name in names if (folder / name).exists()]
-    flash = origin("flash_attn_2_cuda")
-    if flash is not None:
-        found["flash_attn"] = [str(flash)]
     return found
-
-
-def packages() -> dict[str, object]:
-    """Is flash_attn installed, and for which CUDA is torch built? Neither is imported."""
-    torch = origin("torch")
-    cuda = None
-    if torch is not None:
-        try:
-            cuda = runpy.run_path(str(torch.with_name("version.py"))).get("cuda")
-        except Exception:  # noqa: BLE001 - the probe of torch finds what is wrong
-            cuda = None
-    return {"flash_attn_found": origin("flash_attn") is not None, "torch_cuda": cuda}
 
 
 def libstdcxx() -> dict[str, str]:
@@ -60,6 +44,6 @@ def libstdcxx() -> dict[str, str]:
     return {"error": f"{NAME} was loaded, and the memory map does not name it"}
 
 
-sys.stdout.write(json.dumps({"libraries": libraries(), **packages()}) + "\n")
+sys.stdout.write(json.dumps({"libraries": libraries()}) + "\n")
 sys.stdout.flush()
 sys.stdout.write(json.dumps({"libstdcxx": libstdcxx()}) + "\n")

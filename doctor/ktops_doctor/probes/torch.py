@@ -1,11 +1,10 @@
-"""Child: is torch importable, for which CUDA is it built, and does flash_attn work with it?
+"""Child: is torch importable, and for which CUDA is it built?
 
 Each stage prints its facts before the next begins, so that a crash leaves what came before it. The
-whole import can take long; once torch's compiled half is loaded and no flash_attn is there to be
-tried, {"enough": true} says that the caller need not wait for the rest.
+whole import can take long; once torch's compiled half is loaded, {"enough": true} says that the
+caller need not wait for the rest.
 """
 
-import importlib
 import importlib.util
 import json
 import runpy
@@ -54,41 +53,27 @@ def watch() -> None:
         time.sleep(POLL_SECONDS)
 
 
-def try_torch() -> bool:
+def try_torch() -> None:
     try:
         import torch
     except BaseException as error:  # noqa: BLE001 - whatever breaks is the answer
         say(torch_error=explain(error))
-        return False
+        return
     say(torch=str(torch.__version__), torch_cuda=torch.version.cuda)
     if torch.version.cuda and Path("/dev/nvidiactl").exists():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             available = torch.cuda.is_available()
         say(cuda_available=available, cuda_warning=" ".join(str(w.message) for w in caught))
-    return True
-
-
-def try_flash_attn() -> None:
-    try:
-        flash_attn = importlib.import_module("flash_attn")
-        importlib.import_module("flash_attn.flash_attn_interface")
-    except BaseException as error:  # noqa: BLE001 - whatever breaks is the answer
-        say(flash_attn_error=explain(error))
-        return
-    say(flash_attn=str(getattr(flash_attn, "__version__", "unknown")))
 
 
 def main() -> None:
-    torch, flash_attn = origin("torch"), origin("flash_attn")
-    say(torch_found=torch is not None, flash_attn_found=flash_attn is not None)
-    if torch is None:
-        return
-    describe(torch)
-    if flash_attn is None:
+    torch = origin("torch")
+    say(torch_found=torch is not None)
+    if torch is not None:
+        describe(torch)
         threading.Thread(target=watch, daemon=True).start()
-    if try_torch() and flash_attn is not None:
-        try_flash_attn()
+        try_torch()
 
 
 main()
