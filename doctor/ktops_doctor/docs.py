@@ -15,7 +15,8 @@ _HEAD = """\
 
 `ktops doctor` asks whether this machine can serve a model, and names the fix for what is in the
 way. The thresholds are those of the model: the one that `--model` names, else the default of the
-settings, else `r1-q4km`. It runs on Python's standard library, asks everything heavy in child
+settings, else `r1-q4km`; for RAM the bytes of `ktops plan` on this machine, where it can plan, else
+what the catalogue says. It runs on Python's standard library, asks everything heavy in child
 processes, and so finishes when torch, CUDA or the native library is broken. Where a package that
 the command line needs is missing or broken, the doctor alone still runs, and says so.
 

@@ -95,7 +95,7 @@ def offline(host: Host) -> bool:
 
 def missing_bytes(target: Target) -> int:
     """What is still to be fetched of a target's files."""
-    return max(0, target.disk_bytes - target.present_bytes)
+    return max(0, target.weights_bytes - target.present_bytes)
 
 
 def _either(host: Host, lower: str) -> str:

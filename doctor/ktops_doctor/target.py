@@ -9,10 +9,9 @@ from dataclasses import dataclass
 class Target:
     """A model to be served. Bytes are plain counts, `cores` are physical CPU cores.
 
-    `weights_bytes` is the size of its weight files; `disk_bytes` what must be on disk for it, of
-    which `present_bytes` are there already. `models_dir` is where they belong, `weights` one
-    of the weight files or their folder: '' when none is there, "demo" for the embedded model.
-    `port` 0 means: any free port.
+    `weights_bytes` is the size of its weight files, of which `present_bytes` are on the disk
+    already. `models_dir` is where they belong, `weights` one of the weight files or their folder:
+    '' when none is there, "demo" for the embedded model. `port` 0 means: any free port.
     """
 
     name: str
@@ -21,10 +20,13 @@ class Target:
     ram_bytes: int
     vram_bytes: int
     cores: int
-    disk_bytes: int
-    gpu_required: bool
     present_bytes: int = 0
     weights: str = ""
     models_dir: str = "~/.local/share/ktops/models"
     host: str = "127.0.0.1"
     port: int = 10002
+
+    @property
+    def gpu_required(self) -> bool:
+        """Whether it is to be served with a GPU."""
+        return self.vram_bytes > 0

@@ -30,6 +30,7 @@ def _facts(plan: ModelPlan) -> dict[str, object]:
         "with_all_gpus_tokens_per_s": None
         if plan.planned is plan.served
         else plan.planned.decode_tokens_per_s,
+        "ram_bytes": plan.served.placement.total_bytes,
         "needed_bytes": lack.needed_bytes if lack else None,
         "there_bytes": lack.there_bytes if lack else None,
     }

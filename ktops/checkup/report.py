@@ -90,7 +90,7 @@ def document(report: Report) -> dict[str, object]:
             "ram_bytes": target.ram_bytes,
             "vram_bytes": target.vram_bytes,
             "cores": target.cores,
-            "disk_bytes": target.disk_bytes,
+            "disk_bytes": target.weights_bytes,
         },
         "checks": [_check_document(result) for result in report.results],
         "summary": {status.value: report.count(status) for status in Status},

@@ -25,6 +25,7 @@ from ktops_doctor import Check, Host, Result, Target, all_checks, run_checks
 from ktops_engine.errors import EXIT_FAILED
 
 DEFAULT_TARGET = "r1-q4km"
+RAM_CHECKS = frozenset({"mem.total", "mem.limit", "mem.available"})
 
 
 def check_up(
@@ -56,10 +57,17 @@ def _examine(
     request: Request, target: Target, settings: Settings, checks: Sequence[Check], host: Host
 ) -> Report:
     """Run the checks; when all were asked for, also say what the demo lacks and what the machine
-    can do. The host remembers its answers, so the second round costs nothing."""
+    can do. RAM is held against the plan's bytes where there is a plan. The host remembers its
+    answers, so a second round costs nothing."""
     ids = [check.id for check in checks]
-    plan = ask_plan(host, target, deep=request.deep) if request.whole else None
-    results = tuple(run_checks(ids, host, target))
+    of_ram = [check_id for check_id in ids if check_id in RAM_CHECKS]
+    plan = ask_plan(host, target, deep=request.deep) if request.whole or of_ram else None
+    results = run_checks(ids, host, target)
+    verdict = plan() if plan else None
+    if verdict is not None and verdict.ram_bytes is not None:
+        target = replace(target, ram_bytes=verdict.ram_bytes)
+        planned = {result.id: result for result in run_checks(of_ram, host, target)}
+        results = [planned.get(result.id, result) for result in results]
     blocked: dict[str, list[str]] = {}
     if request.whole:
         blocked[target.name] = blocking(results)
@@ -67,7 +75,8 @@ def _examine(
             quick = [check.id for check in checks if not check.deep]
             demo = target_for(DEMO, settings)
             blocked[DEMO] = blocking(run_checks(quick, host, demo))
-    return Report(target, results, blocked, request.strict, plan() if plan else None)
+    shown = verdict if request.whole else None
+    return Report(target, tuple(results), blocked, request.strict, shown)
 
 
 def _mend(

@@ -22,8 +22,6 @@ def target_for(alias: str, settings: Settings) -> Target:
         ram_bytes=entry.needs.ram_bytes,
         vram_bytes=entry.needs.vram_bytes,
         cores=entry.needs.cores,
-        disk_bytes=entry.needs.disk_bytes,
-        gpu_required=entry.needs.vram_bytes > 0,
         present_bytes=_present_bytes(entry, settings.models_dir),
         weights=_weights(entry, settings.models_dir),
         models_dir=str(settings.models_dir.expanduser().absolute()),

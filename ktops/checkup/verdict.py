@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from ktops.units import format_bytes
 from ktops_doctor import Host, Target
-from ktops_doctor.host import CommandOutput
+from ktops_doctor.host import SILENT, CommandOutput
 from ktops_engine.text import Text, joined, text
 
 TIME_LIMIT = 2.5
@@ -25,10 +25,14 @@ _CHILD = "ktops.checkup.plan_child"
 
 @dataclass(frozen=True)
 class Verdict:
-    """`document`: {"can_serve": true, false or null, "tokens_per_s": [low, high] or null}."""
+    """`document`: {"can_serve": true, false or null, "tokens_per_s": [low, high] or null}.
+
+    `ram_bytes` is what the plan takes of RAM, None where there is no plan.
+    """
 
     sentence: Text
-    document: Mapping[str, object] = field(default_factory=dict)
+    document: Mapping[str, object]
+    ram_bytes: int | None = None
 
 
 def ask_plan(host: Host, target: Target, *, deep: bool) -> Callable[[], Verdict]:
@@ -52,10 +56,14 @@ def _verdict(target: Target, output: CommandOutput) -> Verdict:
         return _no_plan(target, text("it took too long; ktops plan waits for it"))
     if not output.ok:
         lines = [line.strip() for line in output.stderr.splitlines() if line.strip()]
-        return _no_plan(target, lines[-1] if lines else text("it said nothing"))
+        return _no_plan(target, lines[-1] if lines else SILENT)
     facts = json.loads(output.stdout)
-    if facts["needed_bytes"] is not None:
-        return _cannot(target, facts)
+    can_serve = facts["needed_bytes"] is None
+    verdict = _can(target, facts) if can_serve else _cannot(target, facts)
+    return replace(verdict, ram_bytes=facts["ram_bytes"])
+
+
+def _can(target: Target, facts: Mapping[str, Any]) -> Verdict:
     rate = facts["tokens_per_s"]
     document = {"can_serve": True, "tokens_per_s": rate}
     if rate is None:

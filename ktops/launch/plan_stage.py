@@ -112,8 +112,6 @@ def target_of(site: Site, settings: Settings) -> Target:
         ram_bytes=site.placement.total_bytes,
         vram_bytes=site.placement.vram_bytes,
         cores=known.needs.cores if known else 1,
-        disk_bytes=size,
-        gpu_required=bool(site.placement.gpus),
         present_bytes=size,
         weights=str(site.choice.gguf_path),
         models_dir=str(site.gguf.paths[0].parent),
@@ -144,14 +142,9 @@ def early_target(name: str, settings: Settings, plan: ModelPlan | None) -> Targe
 
     target = target_for(name, settings)
     if plan is None:
-        return replace(target, vram_bytes=0, gpu_required=False)
+        return replace(target, vram_bytes=0)
     placement = plan.served.placement
-    return replace(
-        target,
-        ram_bytes=placement.total_bytes,
-        vram_bytes=placement.vram_bytes,
-        gpu_required=bool(placement.gpus),
-    )
+    return replace(target, ram_bytes=placement.total_bytes, vram_bytes=placement.vram_bytes)
 
 
 def show_site(output: Output, site: Site) -> None:

@@ -230,6 +230,7 @@ def planned(**facts: object) -> Record:
     known = {
         "tokens_per_s": None,
         "with_all_gpus_tokens_per_s": None,
+        "ram_bytes": None,
         "needed_bytes": None,
         "there_bytes": None,
     }
@@ -284,8 +285,6 @@ def r1() -> Target:
         ram_bytes=382_000_000_000,
         vram_bytes=14_000_000_000,
         cores=32,
-        disk_bytes=404_425_000_000,
-        gpu_required=True,
     )
 
 
@@ -298,8 +297,6 @@ def demo() -> Target:
         ram_bytes=1_000_000_000,
         vram_bytes=0,
         cores=1,
-        disk_bytes=32_000_000,
-        gpu_required=False,
         present_bytes=32_000_000,
         weights="demo",
     )

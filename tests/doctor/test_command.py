@@ -17,7 +17,7 @@ from ktops.cli import run
 from ktops_doctor import all_checks
 from ktops_doctor.recorded_host import RecordedHost
 
-from .conftest import without_gpu
+from .conftest import PLAN, mem_info, planned, without_gpu
 
 QUICK = [check for check in all_checks() if not check.deep]
 HELP = Path(__file__).parent / "golden" / "help-doctor.txt"
@@ -110,6 +110,20 @@ def test_only_and_skip_take_ids_topics_and_lists(ktops):
         check_id for check_id in gpu if check_id not in {"gpu.vram", "gpu.link"}
     ]
     assert ids() == [check.id for check in all_checks()]
+
+
+@pytest.mark.parametrize("args", [(), ("--only", "mem.total")])
+def test_ram_is_held_against_the_bytes_of_the_plan_where_there_is_one(ktops, server, args):
+    server["files"]["/proc/meminfo"] = mem_info(390 * 10**9, 389 * 10**9)
+    assert "needs 382 GB" in ktops(*args)[1]
+    server["commands"][PLAN] = planned(
+        ram_bytes=396 * 10**9, needed_bytes=396 * 10**9, there_bytes=1
+    )
+    status, out, _ = ktops(*args)
+    assert status == 1
+    assert "14 GB VRAM, 396 GB RAM" in out
+    assert "  FAIL  mem.total  " in out
+    assert "363.2 GiB, needs 396 GB" in out
 
 
 def test_a_part_of_the_checks_makes_no_claim_about_readiness(ktops):

@@ -51,7 +51,7 @@ def test_no_hub_at_all_is_a_failure_with_its_own_way_out(ask, server, r1, stage,
 
 def test_nobody_needs_a_hub_when_all_files_are_here(ask, server, r1, demo):
     server["reach"] = {}
-    complete = replace(r1, present_bytes=r1.disk_bytes)
+    complete = replace(r1, present_bytes=r1.weights_bytes)
     for target in (complete, demo):
         result = ask(server, target, "hub.reach")
         assert result.status == "ok"

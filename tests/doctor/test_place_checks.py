@@ -15,7 +15,7 @@ def test_what_is_downloaded_already_needs_no_room(ask, server, r1):
     result = ask(server, partly, "disk.space")
     assert result.status == "ok"
     assert result.expected == "needs 22.7 GiB more (353.9 GiB is there)"
-    assert ask(server, replace(r1, present_bytes=r1.disk_bytes), "disk.space").status == "ok"
+    assert ask(server, replace(r1, present_bytes=r1.weights_bytes), "disk.space").status == "ok"
 
 
 def test_a_folder_that_may_not_be_written_is_a_failure(ask, server, r1):

@@ -80,4 +80,5 @@ def test_the_child_plans_for_this_machine(native_build):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(done.stdout)
     assert facts["needed_bytes"] is None
+    assert facts["ram_bytes"] > 0
     assert facts["tokens_per_s"] is None or facts["tokens_per_s"][0] > 0
