@@ -9,19 +9,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ktops.live_bar import live_progress
 from ktops.output import Output
 from ktops.units import format_bytes, format_duration, format_rate
 from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from ktops.hub.planning import Item
 
 LINE_INTERVAL_S = 10.0
 LIVE_INTERVAL_S = 0.1
 RATE_WINDOW_S = 15.0
-BAR_WIDTH = 30
 
 
 class DownloadView:
@@ -183,17 +183,9 @@ class _Bars:
     """Live bars: one for the whole, below it one for each file on its way."""
 
     def __init__(self, output: Output, stage: str, total: int, here: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
         self._output = output
         self._tasks: dict[str, TaskID] = {}
-        self._progress: Progress = Progress(
-            TextColumn("  [bold]{task.description:<8}[/]"),
-            BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
-            console=output.console(),
-            transient=True,
-        )
+        self._progress = live_progress(output)
         self._whole = self._progress.add_task(
             stage, total=total or None, completed=here, detail=output.say(text("starting"))
         )

@@ -35,6 +35,7 @@ _ANSI = {
     "yellow": "33",
     "cyan": "36",
 }
+_YES = frozenset({"y", "yes", "是"})
 _STAGE_WIDTH = 8
 _STAGE_INDENT = 2
 
@@ -142,6 +143,15 @@ class Output:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - importing it gives `input` line editing and history
         return input(_encodable(sys.stdout, self.say(question)))
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody sits at the terminal to be asked."""
+        return self.mode is Mode.HUMAN and sys.stdin.isatty()
+
+    def confirm(self, question: str) -> bool:
+        """Ask for a yes or no. No, unasked, where nobody can be asked."""
+        return self.can_ask and self.prompt(question).strip().lower() in _YES
 
     @property
     def is_json(self) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops.server_client import ServerClient
+from ktops_engine.errors import KtopsError
 from ktops_engine.text import text
 
 if TYPE_CHECKING:
     import httpx
 
-CONNECT_TIMEOUT_S = 10.0
 # The server sends a comment every few seconds while it computes: a longer silence is a dead peer.
 READ_TIMEOUT_S = 120.0
 
@@ -32,32 +32,11 @@ class ChatPiece:
     usage: Mapping[str, Any] | None = None
 
 
-class ChatClient:
-    """Talks to one server. A context manager: leaving it closes the connections."""
+class ChatClient(ServerClient):
+    """Talks to one server. Raises KtopsError "invalid-url"."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        import httpx
-
-        self.url = url.rstrip("/").removesuffix("/v1")
-        # As bytes: httpx takes a string for ASCII, and a key may hold any character.
-        headers = {b"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
-        try:
-            self._http = httpx.Client(
-                base_url=self.url,
-                headers=headers,
-                timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                trust_env=False,  # a proxy for the internet must not catch a server next door
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise _bad_url(url) from error
-        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
-            raise _bad_url(url)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._http.close()
+        super().__init__(url, api_key, command="ktops chat", read_timeout_s=READ_TIMEOUT_S)
 
     def model_id(self) -> str:
         """The first model the server lists. Raises KtopsError when there is no such server."""
@@ -150,15 +129,6 @@ def _server_error(message: str) -> KtopsError:
         "server-error",
         text("the server answered: {message}", message=message),
         "ktops chat --help",
-    )
-
-
-def _bad_url(url: str) -> KtopsError:
-    return KtopsError(
-        "invalid-url",
-        text("--url {url!r} is not the URL of a server", url=url),
-        "ktops chat --url http://127.0.0.1:10002",
-        exit_status=EXIT_USAGE,
     )
 
 

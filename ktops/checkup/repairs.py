@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,7 +10,6 @@ from ktops.output import Output
 from ktops_doctor import Remedy, Result, Section, Status, apply
 from ktops_engine.text import text
 
-_YES = frozenset({"y", "yes", "是"})
 _MENDABLE = frozenset({Status.WARN, Status.FAIL})
 
 
@@ -86,11 +84,11 @@ def agreed(output: Output, *, yes: bool) -> bool:
     """Whether the user wants the repairs: --yes, or an answer on the terminal."""
     if yes:
         return True
-    if output.is_json or not sys.stdin.isatty():
+    if not output.can_ask:
         output.note(text("Nothing was changed. To do it: {command}", command=_CONSENT))
         return False
     output.note()
-    return output.prompt(text("Do this now? [y/N] ")).strip().lower() in _YES
+    return output.confirm(text("Do this now? [y/N] "))
 
 
 _CONSENT = "ktops doctor --fix --yes"

@@ -22,6 +22,7 @@ from ktops.options import (
     GpuExperts,
     GpuMemory,
     ModelPath,
+    Numa,
     Yes,
 )
 from ktops.output import Mode, Output
@@ -69,6 +70,7 @@ def chat(
     cpu_infer: CpuInfer = None,
     gpu_memory: GpuMemory = None,
     gpu_experts: GpuExperts = None,
+    numa: Numa = None,
     ctx_size: CtxSize = None,
     gguf_path: GgufPath = None,
     model_path: ModelPath = None,
@@ -88,6 +90,7 @@ def chat(
         cpu_infer=cpu_infer,
         gpu_memory=gpu_memory,
         gpu_experts=gpu_experts,
+        numa=numa,
         ctx_size=ctx_size,
         api_key=api_key,
     )
@@ -109,7 +112,7 @@ def chat(
 
 def _question(prompt: str | None, output: Output) -> str | None:
     """The one question to answer; None: a person sits at the terminal and asks many."""
-    if prompt is None and sys.stdin.isatty() and output.mode is Mode.HUMAN:
+    if prompt is None and output.can_ask:
         return None
     words = prompt
     if words is None:

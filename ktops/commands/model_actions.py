@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 from ktops.commands.model_documents import model_details, model_document
@@ -39,9 +38,10 @@ def find(name: str, settings: Settings) -> StoredModel:
 
 def show(model: StoredModel, settings: Settings, output: Output) -> None:
     """Print everything that is known of one model."""
+    used = disk_bytes(model)
     output.result(
-        model_document(model, settings),
-        human=model_details(model, output),
+        model_document(model, used, settings),
+        human=model_details(model, used, output),
         quiet=[str(model.state)],
     )
 
@@ -115,7 +115,7 @@ def add(name: str, weights: Path, config: Path | None, settings: Settings, outpu
         folder=model.folder,
     )
     output.result(
-        model_document(model, settings),
+        model_document(model, disk_bytes(model), settings),
         human=[sentence, f"  ktops serve {shlex.quote(name)}"],
         quiet=[name],
     )
@@ -138,7 +138,7 @@ def remove(name: str, settings: Settings, output: Output, yes: bool) -> None:
     _check_removable(model)
     size = disk_bytes(model)
     question = text("Delete {folder}, {size}? [y/N] ", folder=folder, size=format_bytes(size))
-    if not yes and not _confirmed(output, question):
+    if not yes and not output.confirm(question):
         raise KtopsError(
             "not-confirmed",
             text(
@@ -258,9 +258,3 @@ def _check_removable(model: StoredModel) -> None:
 def _require_here(model: StoredModel, settings: Settings) -> None:
     if model.state is State.ABSENT:
         raise not_downloaded(model, fetch_command(model.entry, settings))
-
-
-def _confirmed(output: Output, question: str) -> bool:
-    if output.is_json or not sys.stdin.isatty():
-        return False
-    return output.prompt(question).strip().lower() in ("y", "yes")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ktops.hub.catalogue import DEMO
-from ktops.hub.disk_use import disk_bytes
 from ktops.hub.store import State, StoredModel, mend_command
 from ktops.output import Output, cell_width
 from ktops.settings import Settings
@@ -11,18 +12,21 @@ from ktops.units import format_bytes, format_bytes_decimal
 from ktops_engine.text import Text, joined, text
 
 
-def model_lines(found: list[StoredModel], settings: Settings, output: Output) -> list[str]:
-    """A table of all models, and what is wrong with those that are not whole."""
+def model_lines(
+    found: Sequence[StoredModel], used: Sequence[int], settings: Settings, output: Output
+) -> list[str]:
+    """A table of all models, and what is wrong with those that are not whole; `used` are the bytes
+    of the disk that each takes."""
     rows = [
         (
             ("* " if _is_default(model, settings) else "  ") + model.name,
             model.entry.title,
             format_bytes(model.size_bytes) if model.size_bytes else "",
             output.say(state_words(model.state)),
-            format_bytes(used) if (used := disk_bytes(model)) else "",
+            format_bytes(taken) if taken else "",
             output.say(_place(model)),
         )
-        for model in found
+        for model, taken in zip(found, used, strict=True)
     ]
     words = (text("Name"), text("Model"), text("Size"), text("State"), text("Disk"), text("Folder"))
     name, *rest = (output.say(word) for word in words)
@@ -34,15 +38,15 @@ def model_lines(found: list[StoredModel], settings: Settings, output: Output) ->
     return [*lines, "", text("Models are looked for in {folder}", folder=settings.models_dir)]
 
 
-def model_details(model: StoredModel, output: Output) -> list[str]:
-    """Everything that is known of one model, a line each."""
+def model_details(model: StoredModel, used: int, output: Output) -> list[str]:
+    """Everything that is known of one model, a line each; it takes `used` bytes of the disk."""
     needs = model.entry.needs
     state = state_words(model.state)
     rows = [
         (text("Model"), model.entry.title),
         (text("State"), joined([state, model.problem], ": ") if model.problem else state),
         (text("Size"), format_bytes(model.size_bytes)),
-        (text("Disk"), format_bytes(disk_bytes(model))),
+        (text("Disk"), format_bytes(used)),
         (text("Folder"), str(model.folder)),
         (text("Weights"), _weights(model)),
         (text("Configuration"), model.entry.config_repo or str(model.config_path or "")),
@@ -55,8 +59,8 @@ def model_details(model: StoredModel, output: Output) -> list[str]:
     return [f"{name}{' ' * (width - cell_width(name))}{value}".rstrip() for name, value in said]
 
 
-def model_document(model: StoredModel, settings: Settings) -> dict[str, object]:
-    """One model for programs."""
+def model_document(model: StoredModel, used: int, settings: Settings) -> dict[str, object]:
+    """One model for programs; it takes `used` bytes of the disk."""
     needs = model.entry.needs
     return {
         "alias": model.name,
@@ -64,7 +68,7 @@ def model_document(model: StoredModel, settings: Settings) -> dict[str, object]:
         "state": model.state,
         "problem": model.problem or None,
         "size_bytes": model.size_bytes,
-        "disk_bytes": disk_bytes(model),
+        "disk_bytes": used,
         "folder": str(model.folder),
         "gguf_path": str(model.gguf_path) if model.gguf_path else None,
         "config_path": str(model.config_path) if model.config_path else None,

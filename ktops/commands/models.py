@@ -11,6 +11,7 @@ import typer
 from ktops.commandline import output_of
 from ktops.commands import model_actions
 from ktops.commands.model_documents import model_document, model_lines
+from ktops.hub.disk_use import disk_bytes
 from ktops.hub.store import State, find_models
 from ktops.output import Output
 from ktops.settings import Settings, load_settings
@@ -98,11 +99,15 @@ def _act(action: Action, model: str | None, settings: Settings, output: Output, 
 
 def _list(settings: Settings, output: Output) -> None:
     found = find_models(settings.models_dir)
+    used = [disk_bytes(model) for model in found]
     output.result(
         {
             "models_dir": str(settings.models_dir),
-            "models": [model_document(model, settings) for model in found],
+            "models": [
+                model_document(model, taken, settings)
+                for model, taken in zip(found, used, strict=True)
+            ],
         },
-        human=model_lines(found, settings, output),
+        human=model_lines(found, used, settings, output),
         quiet=[model.name for model in found if model.state is State.COMPLETE],
     )

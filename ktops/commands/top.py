@@ -9,8 +9,9 @@ import typer
 
 from ktops.commandline import output_of
 from ktops.monitor.readings import Readings
-from ktops.monitor.server_metrics import EXAMPLE_URL, MetricsClient
+from ktops.monitor.server_metrics import MetricsClient
 from ktops.monitor.view import bare, choose_view, lines
+from ktops.server_client import EXAMPLE_URL
 from ktops.settings import Settings, load_settings
 from ktops_engine.errors import EXIT_USAGE, KtopsError
 from ktops_engine.text import text

@@ -8,17 +8,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ktops.live_bar import StageBar
 from ktops.output import Output
 from ktops.units import format_duration
 from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from ktops_engine.evaluate.run import EvalProgress
 
 LINE_INTERVAL_S = 10.0
-BAR_WIDTH = 30
 STAGE = "eval"
 
 
@@ -30,22 +28,11 @@ class EvalView:
         self._clock = clock
         self._began = self._last_line = clock()
         self._done = 0
-        self._bar: Progress | None = None
+        self._bar = StageBar(output, STAGE)
 
     def __enter__(self) -> EvalView:
         self._began = self._last_line = self._clock()
-        if self._output.live:
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn(f"  [bold]{STAGE}[/]   "),
-                BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
-                TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
-                console=self._output.console(),
-                transient=True,
-            )
-            self._bar.add_task(STAGE, total=None, detail="")
-            self._bar.start()
+        self._bar.start("")
         return self
 
     def __exit__(
@@ -54,8 +41,7 @@ class EvalView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
         if error is None:
             elapsed_s = self._clock() - self._began
             parts = (
@@ -69,13 +55,8 @@ class EvalView:
         now = self._clock()
         self._done = progress.done_tokens
         detail = _detail(progress, now - self._began)
-        if self._bar is not None:
-            self._bar.update(
-                self._bar.task_ids[0],
-                total=progress.total_tokens,
-                completed=progress.done_tokens,
-                detail=self._output.say(detail),
-            )
+        if self._bar.shown:
+            self._bar.update(progress.done_tokens, progress.total_tokens, detail)
         elif now - self._last_line >= LINE_INTERVAL_S:
             self._last_line = now
             percent = f"{100 * progress.done_tokens // progress.total_tokens} %"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,24 @@ from ktops_engine.text import Text, text
 if TYPE_CHECKING:
     from ktops.hub.remote import Hub, RemoteFile
 
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # the clients, of an odd answer
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # the clients, of an odd answer
 RESUME = text("run the same command again: it goes on from what is here")
+
+
+@contextmanager
+def explaining(hub: Hub, repo: str, *, listing: bool = False) -> Iterator[None]:
+    """Raise an error of the hub's client inside as a KtopsError; one that is not about the hub goes
+    on as it is. While files are `listing`, an answer that the client cannot read is about the hub.
+    """
+    try:
+        yield
+    except Exception as error:
+        explained = hub.explain(error, repo)
+        if explained is None and listing and isinstance(error, _MALFORMED):
+            explained = _no_hub(hub, error)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def hub_answered(hub: Hub, repo: str, status: int, explanation: str) -> KtopsError:
@@ -89,7 +107,7 @@ def hub_unreachable(hub: Hub, error: Exception) -> KtopsError:
     )
 
 
-def no_hub(hub: Hub, error: Exception) -> KtopsError:
+def _no_hub(hub: Hub, error: Exception) -> KtopsError:
     """Something answers that does not speak a hub's language: a sign-in page, a wrong endpoint."""
     return KtopsError(
         "hub-failed",

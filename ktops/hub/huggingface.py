@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ktops.hub.digests import GIT_SHA1, SHA256, Digest
 from ktops.hub.errors import (
-    MALFORMED,
+    explaining,
     file_too_large,
     hub_answered,
     hub_broke_off,
     hub_offline,
     hub_unreachable,
-    no_hub,
 )
 from ktops.hub.remote import SAMPLE_CHUNK_BYTES, Listing, RemoteFile
 
@@ -62,16 +61,9 @@ class HuggingFace:
         from huggingface_hub.hf_api import RepoFile
 
         api = HfApi(endpoint=self.endpoint)
-        try:
+        with explaining(self, repo, listing=True):
             commit = api.model_info(repo, revision=REVISION, timeout=LIST_TIMEOUT_S).sha or REVISION
             tree = list(api.list_repo_tree(repo, recursive=True, revision=commit))
-        except Exception as error:
-            explained = self._explained(error, repo)
-            if explained is None and isinstance(error, MALFORMED):
-                explained = no_hub(self, error)
-            if explained is None:
-                raise
-            raise explained from error
         files = tuple(_remote_file(entry) for entry in tree if isinstance(entry, RepoFile))
         return Listing(repo, commit, files)
 
@@ -84,6 +76,7 @@ class HuggingFace:
         known to answer 400 for files of more than 400 GB.
         """
         from huggingface_hub.constants import MAX_HTTP_DOWNLOAD_SIZE
+        from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils.logging import set_verbosity
 
@@ -92,43 +85,38 @@ class HuggingFace:
         while partial.size < file.size:
             piece = partial.size // MAX_HTTP_DOWNLOAD_SIZE
             end = min((piece + 1) * MAX_HTTP_DOWNLOAD_SIZE, file.size)
-            try:
-                http_get(
-                    self._url(listing, file),
-                    cast(BinaryIO, partial),
-                    resume_size=partial.size,
-                    headers=_headers(end if in_pieces else None),
-                    expected_size=end,
-                    tqdm_class=cast(Any, _NoBar),
-                )
-            except Exception as error:
-                if in_pieces and _status(error) == HTTPStatus.BAD_REQUEST:
-                    raise file_too_large(self, listing.repo, file) from error
-                explained = self._explained(error, listing.repo)
-                if explained is None:
+            with explaining(self, listing.repo):
+                try:
+                    http_get(
+                        self._url(listing, file),
+                        cast(BinaryIO, partial),
+                        resume_size=partial.size,
+                        headers=_headers(end if in_pieces else None),
+                        expected_size=end,
+                        tqdm_class=cast(Any, _NoBar),
+                    )
+                except HfHubHTTPError as error:
+                    if in_pieces and error.response.status_code == HTTPStatus.BAD_REQUEST:
+                        raise file_too_large(self, listing.repo, file) from error
                     raise
-                raise explained from error
 
     def sample(self, listing: Listing, file: RemoteFile, num_bytes: int) -> Generator[bytes]:
         """See Hub.sample."""
         from huggingface_hub import get_session
         from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
-        try:
-            with get_session().stream(
+        with (
+            explaining(self, listing.repo),
+            get_session().stream(
                 "GET",
                 self._url(listing, file),
                 headers=_headers(num_bytes),
                 timeout=SAMPLE_TIMEOUT_S,
                 follow_redirects=True,
-            ) as response:
-                hf_raise_for_status(response)
-                yield from response.iter_bytes(SAMPLE_CHUNK_BYTES)
-        except Exception as error:
-            explained = self._explained(error, listing.repo)
-            if explained is None:
-                raise
-            raise explained from error
+            ) as response,
+        ):
+            hf_raise_for_status(response)
+            yield from response.iter_bytes(SAMPLE_CHUNK_BYTES)
 
     def _url(self, listing: Listing, file: RemoteFile) -> str:
         from huggingface_hub import hf_hub_url
@@ -137,8 +125,8 @@ class HuggingFace:
             listing.repo, file.path, revision=listing.revision, endpoint=self.endpoint
         )
 
-    def _explained(self, error: Exception, repo: str) -> KtopsError | None:
-        """`error` of the client as a KtopsError, None when it is not about the hub."""
+    def explain(self, error: Exception, repo: str) -> KtopsError | None:
+        """See Hub.explain."""
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -179,13 +167,6 @@ def _headers(end: int | None) -> dict[str, str]:
     token = get_token()
     headers = {"authorization": f"Bearer {token}"} if token else {}
     return headers if end is None else {**headers, "Range": f"bytes=0-{end - 1}"}
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status that `error` of the client is about."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def _remote_file(entry: Any) -> RemoteFile:

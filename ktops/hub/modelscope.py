@@ -15,7 +15,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ktops.hub.digests import SHA256, Digest
-from ktops.hub.errors import MALFORMED, hub_answered, hub_unreachable, no_hub
+from ktops.hub.errors import explaining, hub_answered, hub_unreachable
 from ktops.hub.remote import SAMPLE_CHUNK_BYTES, Listing, RemoteFile
 
 if TYPE_CHECKING:
@@ -47,15 +47,8 @@ class ModelScope:
     def list_files(self, repo: str) -> Listing:
         """See Hub.list_files. Raises KtopsError with the codes of `ktops.hub.errors`."""
         if repo not in self._listings:
-            try:
+            with explaining(self, repo, listing=True):
                 entries = self._client().list_repo_files(repo, REPO_TYPE, revision=REVISION)
-            except Exception as error:
-                explained = self._explained(error, repo)
-                if explained is None and isinstance(error, MALFORMED):
-                    explained = no_hub(self, error)
-                if explained is None:
-                    raise
-                raise explained from error
             files = tuple(
                 RemoteFile(e.path, e.size, Digest(SHA256, e.sha256) if e.sha256 else None)
                 for e in entries
@@ -74,38 +67,27 @@ class ModelScope:
         while partial.size < file.size:
             before = partial.size
             wait_s = RETRY_WAIT_S
-            try:
-                self._stream(client, listing, file, partial)
-                continue
-            except RateLimitError as error:
-                last: Exception = error
-                wait_s = min(error.retry_after or RETRY_WAIT_S, MAX_RETRY_WAIT_S)
-            except (requests.RequestException, NetworkError) as error:
-                last = error
-            except Exception as error:
-                explained = self._explained(error, listing.repo)
-                if explained is None:
-                    raise
-                raise explained from error
-            failures = 1 if partial.size > before else failures + 1
-            if failures > RETRIES:
-                raise self._explained(last, listing.repo) or last
+            with explaining(self, listing.repo):
+                try:
+                    self._stream(client, listing, file, partial)
+                    continue
+                except (requests.RequestException, NetworkError, RateLimitError) as error:
+                    failures = 1 if partial.size > before else failures + 1
+                    if failures > RETRIES:
+                        raise
+                    if isinstance(error, RateLimitError):
+                        wait_s = min(error.retry_after or RETRY_WAIT_S, MAX_RETRY_WAIT_S)
             time.sleep(wait_s)
 
     def sample(self, listing: Listing, file: RemoteFile, num_bytes: int) -> Generator[bytes]:
         """See Hub.sample."""
-        try:
-            headers = {"Accept-Encoding": "identity", "Range": f"bytes=0-{num_bytes - 1}"}
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes=0-{num_bytes - 1}"}
+        with explaining(self, listing.repo):
             stream = self._client().legacy.download_stream(
                 listing.repo, REPO_TYPE, file.path, listing.revision, headers=headers
             )
             with closing(stream) as response:
                 yield from response.iter_content(SAMPLE_CHUNK_BYTES)
-        except Exception as error:
-            explained = self._explained(error, listing.repo)
-            if explained is None:
-                raise
-            raise explained from error
 
     def _stream(
         self, client: Any, listing: Listing, file: RemoteFile, partial: PartialFile
@@ -133,8 +115,8 @@ class ModelScope:
         token = os.environ.get("MODELSCOPE_API_TOKEN")
         return HubApi(endpoint=self.endpoint, token=token)
 
-    def _explained(self, error: Exception, repo: str) -> KtopsError | None:
-        """`error` of the client as a KtopsError, None when it is not about the hub."""
+    def explain(self, error: Exception, repo: str) -> KtopsError | None:
+        """See Hub.explain."""
         import requests
         from modelscope_hub.errors import APIError, HubError
 

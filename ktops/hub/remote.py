@@ -57,6 +57,9 @@ class Hub(Protocol):
     def sample(self, listing: Listing, file: RemoteFile, num_bytes: int) -> Generator[bytes]:
         """The first `num_bytes` of `file` in small pieces, asked for once, with no retry."""
 
+    def explain(self, error: Exception, repo: str) -> KtopsError | None:
+        """`error` of the hub's client as a KtopsError, None when it is not about the hub."""
+
 
 def select(
     listing: Listing, include: Sequence[str], exclude: Sequence[str] = ()

@@ -76,10 +76,8 @@ class StoredModel:
 
 def find_models(models_dir: Path) -> list[StoredModel]:
     """Every model of the catalogue in its order, then what else is here, by name."""
-    catalogue = load_catalogue()
-    others = sorted({*registered_names(models_dir), *_folders(models_dir)} - set(catalogue))
-    found = [inspect_model(entry, models_dir) for entry in catalogue.values()]
-    return found + [model for name in others if (model := _local(name, models_dir)) is not None]
+    found = (_inspect(name, models_dir) for name in _names(models_dir))
+    return [model for model in found if model is not None]
 
 
 def find_model(name: str, models_dir: Path) -> StoredModel:
@@ -87,10 +85,9 @@ def find_model(name: str, models_dir: Path) -> StoredModel:
 
     Raises KtopsError "unknown-model", with the closest name.
     """
-    entry = load_catalogue().get(name)
-    model = inspect_model(entry, models_dir) if entry is not None else _local(name, models_dir)
+    model = _inspect(name, models_dir)
     if model is None:
-        raise unknown_model(name, [known.name for known in find_models(models_dir)])
+        raise unknown_model(name, _names(models_dir))
     return model
 
 
@@ -114,7 +111,8 @@ def weights_of(entry: CatalogueEntry, models_dir: Path) -> Path | None:
 
 def find_folder(folder: Path, models_dir: Path) -> StoredModel | None:
     """The model whose files lie in `folder`, None when no name leads there."""
-    return next((model for model in find_models(models_dir) if model.folder == folder), None)
+    names = (name for name in _names(models_dir) if _folder_of(name, models_dir) == folder)
+    return next((model for name in names if (model := _inspect(name, models_dir))), None)
 
 
 def inspect_model(entry: CatalogueEntry, models_dir: Path) -> StoredModel:
@@ -144,6 +142,27 @@ def mend_command(model: StoredModel, settings: Settings) -> str:
     return fetch_command(model.entry, settings)
 
 
+def _names(models_dir: Path) -> list[str]:
+    """Every model of the catalogue in its order, then what else is here. Opens no file."""
+    catalogue = load_catalogue()
+    others = {*registered_names(models_dir), *_folders(models_dir)} - set(catalogue)
+    return [*catalogue, *sorted(others)]
+
+
+def _folder_of(name: str, models_dir: Path) -> Path:
+    """Where the files of the model `name` belong. Opens no weights."""
+    if name == DEMO:
+        return _demo_folder()
+    registration = read_registration(models_dir, name)
+    return registration.weights.parent if registration is not None else models_dir / name
+
+
+def _inspect(name: str, models_dir: Path) -> StoredModel | None:
+    """The model `name` as the disk has it, None when no catalogue knows it and it is not here."""
+    entry = load_catalogue().get(name)
+    return inspect_model(entry, models_dir) if entry is not None else _local(name, models_dir)
+
+
 def _local(name: str, models_dir: Path) -> StoredModel | None:
     """The model `name` that no catalogue knows, None when it is not here either."""
     if not is_model_name(name):
@@ -160,14 +179,14 @@ def _local(name: str, models_dir: Path) -> StoredModel | None:
 
 
 def _folders(models_dir: Path) -> list[str]:
-    """Folders that hold weights, by name."""
+    """Names of the folders that hold weights."""
     if not models_dir.is_dir():
         return []
-    return sorted(
+    return [
         path.name
         for path in models_dir.iterdir()
         if is_model_name(path.name) and _holds_weights(path)
-    )
+    ]
 
 
 def _holds_weights(folder: Path) -> bool:

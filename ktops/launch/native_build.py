@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ktops.launch.watchdog import Watchdog
+from ktops.live_bar import StageBar
 from ktops.output import Output
 from ktops_engine.text import text
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from ktops_engine.native.cache import BuildInfo
 
-BAR_WIDTH = 30
 _STEP = re.compile(r"\[(\d+)/(\d+)\]\s*(.*)")  # ninja: [3/20] Building CXX object ...
 
 
@@ -52,38 +49,26 @@ def build_stage(output: Output) -> BuildInfo:
     return info
 
 
-class _Steps(ExitStack):
+class _Steps:
     """Ninja's steps as a bar on a terminal; a watchdog names the file that takes long."""
 
     def __init__(self, output: Output) -> None:
-        super().__init__()
-        self._output = output
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = StageBar(output, "build")
         self._watchdog = Watchdog(output, "build", text("compiling"))
 
     def __enter__(self) -> _Steps:
-        if self._output.live:
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("  [bold]build[/]  "),
-                BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
-                TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}", markup=False),
-                console=self._output.console(),
-                transient=True,
-            )
-            self._task = self._bar.add_task("build", total=None, detail="cmake")
-            self.enter_context(self._bar)
-        self.enter_context(self._watchdog)
+        self._bar.start("cmake")
+        self._watchdog.__enter__()
         return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watchdog.stop()
+        self._bar.stop()
 
     def line(self, line: str) -> None:
         """Hear a line of CMake or ninja."""
         step = _STEP.match(line)
         self._watchdog.beat(text("compiling ({step})", step=line.strip()) if step else None)
-        if step and self._bar is not None and self._task is not None:
+        if step:
             done, total, doing = step.groups()
-            self._bar.update(
-                self._task, completed=int(done), total=int(total), detail=doing.rpartition("/")[2]
-            )
+            self._bar.update(int(done), int(total), doing.rpartition("/")[2])

@@ -10,17 +10,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ktops.launch.watchdog import INTERVAL_S, Watchdog
+from ktops.live_bar import StageBar
 from ktops.output import Output
 from ktops.units import format_bytes, format_duration, format_rate
 from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from ktops_engine.types import LoadProgress
 
 LINE_INTERVAL_S = 10.0
-BAR_WIDTH = 30
 SLOW_S = 1.0  # from here on a rate says something
 PLACE, READ, FILL = "place", "read", "fill"  # the engine's names of the stages that take long
 
@@ -89,25 +87,11 @@ class LoadView:
         self._started = self._stage_started = self._last_line = clock()
         self._stage = ""
         self._read_bytes = 0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = StageBar(output, "load")
 
     def __enter__(self) -> LoadView:
         self._started = self._last_line = self._clock()
-        if self._output.live:
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("  [bold]load[/]   "),
-                BarColumn(bar_width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"),
-                TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
-                console=self._output.console(),
-                transient=True,
-            )
-            self._task = self._bar.add_task(
-                "load", total=None, detail=self._output.say(text("starting the engine"))
-            )
-            self._bar.start()
+        self._bar.start(text("starting the engine"))
         self._watchdog.__enter__()
         return self
 
@@ -134,13 +118,8 @@ class LoadView:
                 now - self._stage_started,
             )
             self._watchdog.beat(text("setting up the model") if is_whole else line.detail)
-            if self._bar is not None and self._task is not None:
-                self._bar.update(
-                    self._task,
-                    total=progress.total_bytes or None,
-                    completed=progress.done_bytes,
-                    detail=self._output.say(line.detail),
-                )
+            if self._bar.shown:
+                self._bar.update(progress.done_bytes, progress.total_bytes, line.detail)
             elif now - self._last_line >= LINE_INTERVAL_S:
                 self._last_line = now
                 percent = [f"{line.percent} %"] if line.total_bytes else []
@@ -174,6 +153,4 @@ class LoadView:
     def _close(self) -> None:
         self._watchdog.stop()
         with self._lock:
-            if self._bar is not None:
-                self._bar.stop()
-                self._bar = None
+            self._bar.stop()

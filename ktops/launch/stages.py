@@ -7,7 +7,6 @@ goes on from there when it is given again.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from ktops.launch.checklist import Checked, refuse_failures, refuse_risks, repor
 from ktops.launch.dummy import DummyOrder, choose_dummy
 from ktops.launch.native_build import build_stage, is_built
 from ktops.launch.plan_stage import checks_of, early_target, plan_early, refuse_narrow
-from ktops.output import Mode, Output
+from ktops.output import Output
 from ktops.settings import Settings
 from ktops.units import format_bytes
 from ktops_engine.errors import KtopsError
@@ -117,7 +116,7 @@ def find_model(output: Output, settings: Settings, order: Order) -> ModelChoice 
 def refuse_unasked(output: Output, order: Order, absent: Absent) -> None:
     """Raise KtopsError (the refusal, with the command that fetches) unless a download was agreed
     to in advance or somebody can be asked."""
-    if not order.assume_yes and not _can_ask(output):
+    if not order.assume_yes and not output.can_ask:
         raise KtopsError(
             absent.refusal.code,
             absent.refusal.message,
@@ -173,7 +172,7 @@ def fetch_stage(
 
     if not order.assume_yes and plan.missing_bytes:
         question = text("  Fetch {size}? [y/N] ", size=format_bytes(plan.missing_bytes))
-        if output.prompt(question).strip().lower() not in ("y", "yes"):
+        if not output.confirm(question):
             raise KtopsError(
                 "not-confirmed",
                 text("{model} is not fetched: nobody agreed to it", model=absent.name),
@@ -251,7 +250,3 @@ def _is_ours(name: str, settings: Settings) -> bool:
     if entry is None or entry.weights_repo is None:
         return False
     return stored(name, settings.models_dir).folder == settings.models_dir / name
-
-
-def _can_ask(output: Output) -> bool:
-    return output.mode is Mode.HUMAN and sys.stdin.isatty()

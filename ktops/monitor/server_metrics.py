@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from ktops.server_client import EXAMPLE_URL, ServerClient
 from ktops_engine import metric_names as names
-from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.errors import KtopsError
 from ktops_engine.text import text
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample as MetricSample
 
 TIMEOUT_S = 10.0
-EXAMPLE_URL = "http://127.0.0.1:10002"
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,11 @@ class Sample:
     next_token: Histogram = field(default_factory=Histogram)
 
 
-class MetricsClient:
-    """Asks one server. A context manager: leaving it closes the connection."""
+class MetricsClient(ServerClient):
+    """Asks one server. Raises KtopsError "invalid-url"."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        import httpx
-
-        self.url = url.rstrip("/").removesuffix("/v1")
-        headers = {b"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
-        try:
-            # A proxy for the internet must not catch a server next door.
-            self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise _bad_url(url) from error
-        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
-            raise _bad_url(url)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._http.close()
+        super().__init__(url, api_key, command="ktops top", read_timeout_s=TIMEOUT_S)
 
     def sample(self) -> Sample:
         """Scrape once.
@@ -171,15 +153,6 @@ def _check(response: httpx.Response, url: str) -> None:
         )
     if not response.is_success:
         raise _not_ktops(url)
-
-
-def _bad_url(url: str) -> KtopsError:
-    return KtopsError(
-        "invalid-url",
-        text("--url {url!r} is not the URL of a server", url=url),
-        f"ktops top --url {EXAMPLE_URL}",
-        exit_status=EXIT_USAGE,
-    )
 
 
 def _unreachable(url: str, error: Exception) -> KtopsError:

@@ -99,7 +99,7 @@ def test_a_failed_load_leaves_no_bar_behind(monkeypatch):
     view = LoadView(Output(no_color=True))
     with pytest.raises(ZeroDivisionError):
         fail(view)
-    assert view._bar is None
+    assert not view._bar.shown
 
 
 @pytest.mark.parametrize(
