@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,19 @@ from planned_models import GIB, config, described, machine
 
 from ktops.planning.machines.described import machine_named
 from ktops.settings import ALL_GPU_MEMORY
-from ktops_engine.plan import Prediction, Resource, Unknown, describe_q4_k_m, place, predict
+from ktops_engine.plan import (
+    Prediction,
+    PromptPrediction,
+    Resource,
+    Unknown,
+    describe_q4_k_m,
+    place,
+    predict,
+    predict_prompt,
+)
 
 R1 = described()
+ELEVEN = describe_q4_k_m(dataclasses.replace(R1.config, num_hidden_layers=11))
 LITE = described("v2-lite-q4km")
 unhurried = settings(deadline=None, max_examples=50)  # the machine may be busy
 
@@ -22,6 +33,86 @@ def prediction(facts, host, **wishes):
     found = predict(place(config(**wishes), facts, host), facts, host)
     assert isinstance(found, Prediction)
     return found
+
+
+def of_prompt(facts, host, num_tokens, **wishes):
+    found = predict_prompt(place(config(**wishes), facts, host), facts, host, num_tokens)
+    assert isinstance(found, PromptPrediction)
+    return found.tokens_per_s
+
+
+H100_16_CORES = "cores=16,isa=amx,128GiB,bandwidth={}GB/s,measured,H100"
+TWO_CORES = "cores=2,isa=avx512vnni,24GiB,bandwidth={}GB/s,measured"
+
+# docs/benchmarks.md, what this version was measured to do: lowest and highest decode, and the same
+# of prompts by their length.
+MEASURED = [
+    (ELEVEN, H100_16_CORES.format(125), {"gpu_experts": 0}, (57.4, 57.4),
+     {512: (937, 997), 4096: (4434, 4875)}),
+    (ELEVEN, H100_16_CORES.format(142), {"gpu_experts": 0}, (61.1, 61.1),
+     {512: (999, 1044), 4096: (4673, 4864)}),
+    (ELEVEN, H100_16_CORES.format(125), {}, (263, 280), {4096: (9830, 10260)}),
+    (LITE, TWO_CORES.format(26), {}, (14, 15), {128: (54, 61)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "host", "wishes", "decode", "prompts"), MEASURED)
+def test_what_this_version_was_measured_to_do_lies_in_the_range(
+    facts, host, wishes, decode, prompts
+):
+    named = machine_named(host)
+    low, high = prediction(facts, named, **wishes).decode_tokens_per_s
+    assert low < decode[0] <= decode[1] < high
+    for num_tokens, (slowest, fastest) in prompts.items():
+        low, high = of_prompt(facts, named, num_tokens, **wishes)
+        assert low < slowest <= fastest < high
+
+
+@pytest.mark.parametrize("wishes", [{"gpu_experts": 0}, {}])
+def test_a_range_says_something(wishes):
+    found = prediction(ELEVEN, machine_named(H100_16_CORES.format(125)), **wishes)
+    rates = (found.decode_tokens_per_s, *(prompt.tokens_per_s for prompt in found.prompts))
+    assert all(high < 4 * low for low, high in rates)
+
+
+def test_experts_are_brought_once_for_a_chunk_so_longer_prompts_are_faster_up_to_one():
+    named = machine_named(H100_16_CORES.format(125))
+    chunk = place(config(gpu_experts=0), ELEVEN, named).prefill_chunk
+    rates = [
+        of_prompt(ELEVEN, named, num_tokens, gpu_experts=0)
+        for num_tokens in (64, 512, 1024, chunk, chunk + 1)
+    ]
+    for shorter, longer in pairwise(rates[:-1]):
+        assert shorter[0] < longer[0]
+        assert shorter[1] < longer[1]
+    assert rates[-1][1] < rates[-2][1]  # a chunk for one token
+    far, near = (of_prompt(ELEVEN, named, count * chunk, gpu_experts=0) for count in (8, 2))
+    assert far[1] < near[1]  # attention looks back further
+
+
+def test_prompts_of_two_lengths_and_a_large_chunk_are_predicted_as_far_as_the_context_goes():
+    named = machine_named(H100_16_CORES.format(125))
+
+    def lengths(**wishes):
+        return [prompt.num_tokens for prompt in prediction(ELEVEN, named, **wishes).prompts]
+
+    assert lengths() == [512, 4096]
+    assert lengths(gpu_memory_bytes=ALL_GPU_MEMORY) == [512, 4096, 8192]
+    assert lengths(ctx_size=1000) == [512, 1000]
+    assert lengths(ctx_size=100) == [100]
+
+
+def test_experts_on_a_second_gpu_cost_a_hop_each_layer():
+    """Two GPUs that hold the same experts as one that is as large as both."""
+    parts = "cores=16,isa=amx,900GiB,bandwidth=125GB/s,measured"
+    rates = "gpu-bandwidth=3350GB/s,pcie=54.7GB/s,tflops=989"
+    one = prediction(ELEVEN, machine_named(f"{parts},vram=80GiB,{rates}"))
+    named = machine_named(f"{parts},2xH100")
+    small = dataclasses.replace(named.gpus[0], free_bytes=40 * GIB)
+    two = prediction(ELEVEN, dataclasses.replace(named, gpus=(small, small)))
+    for end in (0, 1):
+        assert two.decode_tokens_per_s[end] < one.decode_tokens_per_s[end]
+    assert two.decode_tokens_per_s[0] > 0.8 * one.decode_tokens_per_s[0]
 
 
 # Published or measured beside each other, DeepSeek-V3/R1 in Q4_K_M: prefill and decode.
@@ -44,24 +135,15 @@ def test_published_figures_lie_under_the_upper_end_with_all_gpu_memory(host, pre
 
 def test_the_h100_host_decodes_r1_at_what_its_measured_bandwidth_allows():
     low, high = prediction(R1, machine_named("h100-host")).decode_tokens_per_s
-    assert low == pytest.approx(11, abs=0.3)
+    assert low == pytest.approx(10.3, abs=0.3)
     assert high == pytest.approx(12.8, abs=0.3)
 
 
 def test_eleven_layers_on_the_h100_host_bound_what_every_peer_measured_there():
-    facts = describe_q4_k_m(dataclasses.replace(R1.config, num_hidden_layers=11))
-    assert facts.bytes.total == pytest.approx(54.1 * GIB, rel=0.01)
-    found = prediction(facts, machine_named("h100-host"), gpu_memory_bytes=14_000_000_000)
+    assert ELEVEN.bytes.total == pytest.approx(54.1 * GIB, rel=0.01)
+    found = prediction(ELEVEN, machine_named("h100-host"), gpu_memory_bytes=14_000_000_000)
     assert 53 < found.decode_tokens_per_s[1] < 100
     assert found.prefill_tokens_per_s[1] > 4083
-
-
-def test_this_version_on_two_cores_lies_within_its_own_range():
-    """docs/benchmarks.md: V2-Lite's shapes on 2 vCPU of Zen 4 with 45 GB/s, 10 and 51 tok/s."""
-    host = machine_named("cores=2,isa=avx512vnni,24GiB,bandwidth=45GB/s,measured")
-    found = prediction(LITE, host)
-    assert found.decode_tokens_per_s[0] < 10 < found.decode_tokens_per_s[1]
-    assert found.prefill_tokens_per_s[0] < 51 < found.prefill_tokens_per_s[1]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +164,7 @@ def test_the_limit_is_named(host, decode, prefill):
 def test_gpus_that_hold_everything_beat_ram():
     alone = prediction(R1, machine_named("h20x8"))
     shared = prediction(R1, machine_named("2x8468,2048GiB,H20"))
-    assert alone.decode_tokens_per_s[0] > 2 * shared.decode_tokens_per_s[1]
+    assert alone.decode_tokens_per_s[0] > 1.4 * shared.decode_tokens_per_s[1]
 
 
 def test_the_gpu_helps_and_its_spare_memory_helps_more():

@@ -6,6 +6,7 @@ engine, the doctor, the server and `ktops plan` all ask here.
 """
 
 from ktops_engine.plan.fitting import Lack, lack_of_ram, largest_context, plan
+from ktops_engine.plan.flops import token_flops
 from ktops_engine.plan.model_bytes import (
     WEIGHT_PARTS,
     LayerBytes,
@@ -22,7 +23,9 @@ from ktops_engine.plan.placement import (
     place,
     usable_bytes,
 )
-from ktops_engine.plan.predict import Prediction, Resource, Unknown, predict, token_flops
+from ktops_engine.plan.predict import Prediction, Unknown, predict, predict_prompt
+from ktops_engine.plan.predict_prompt import PromptPrediction
+from ktops_engine.plan.resources import Resource
 from ktops_engine.plan.served import place_served
 from ktops_engine.plan.shares import Placement, Share
 from ktops_engine.plan.sizes import BLOCK_SIZE, cache_bytes_per_token, kv_up_bytes
@@ -40,6 +43,7 @@ __all__ = [
     "Part",
     "Placement",
     "Prediction",
+    "PromptPrediction",
     "Resource",
     "Share",
     "Unknown",
@@ -55,6 +59,7 @@ __all__ = [
     "place_served",
     "plan",
     "predict",
+    "predict_prompt",
     "tensors_q4_k_m",
     "token_flops",
     "usable_bytes",
