@@ -14,9 +14,10 @@ from ktops_engine.gguf import GgufModel
 from ktops_engine.kv_cache import BlockPool
 from ktops_engine.loader import LoadedModel, OnNote, OnProgress, load_model
 from ktops_engine.loop import EngineLoop, OnOutput
+from ktops_engine.measured_speeds import SpeedKeeper, speed_key
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.node_memory import NodeShare
-from ktops_engine.plan import Placement
+from ktops_engine.plan import Placement, facts_of_files
 from ktops_engine.sampler import Sampler
 from ktops_engine.scheduler import Scheduler, SchedulerLimits
 from ktops_engine.stats import EngineStats
@@ -40,6 +41,7 @@ class LLM:
         blocks = BlockPool(placement.num_blocks, placement.block_size)
         self._runner = loaded.new_runner(Sampler(eos_token_ids))
         self._loop = EngineLoop(Scheduler(blocks, limits, eos_token_ids), self._runner)
+        self._speeds = SpeedKeeper(_speed_key(loaded, config), self._loop.speeds)
 
     @classmethod
     def load(
@@ -153,6 +155,7 @@ class LLM:
     def shutdown(self) -> None:
         """Abort what runs, end the threads and free the weights. May be called again."""
         self._loop.shutdown()
+        self._speeds.close()
         self._loaded.free()
 
     def _check_prompt(self, prompt_token_ids: Sequence[int]) -> None:
@@ -182,3 +185,14 @@ class LLM:
                 text("send a shorter prompt, or start the server with a larger --ctx-size"),
                 exit_status=EXIT_USAGE,
             )
+
+
+def _speed_key(loaded: LoadedModel, config: EngineConfig) -> str:
+    """What the speeds of this engine are measured of."""
+    return speed_key(
+        loaded.placement,
+        facts_of_files(loaded.gguf, loaded.config),
+        loaded.machine,
+        loaded.library.sources_hash,
+        is_random=config.dummy is not None,
+    )

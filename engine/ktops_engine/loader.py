@@ -17,6 +17,7 @@ from ktops_engine.gguf import GgufModel
 from ktops_engine.gpu_memory import load_within
 from ktops_engine.gpus import engine_machine
 from ktops_engine.kv_cache import LatentCache
+from ktops_engine.machine import MachineFacts
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2 import Deepseek2Model, stays_in_ram, wanted_tensors
 from ktops_engine.models.random_rows import RandomRows
@@ -48,7 +49,9 @@ class LoadedModel:
     gguf: GgufModel
     config: ModelConfig
     placement: Placement
+    machine: MachineFacts
     tokenizer: Tokenizer
+    library: BuildInfo
     native: Native
     model: Deepseek2Model | HybridModel
     node_shares: tuple[NodeShare, ...]
@@ -94,14 +97,17 @@ def load_model(
     on_progress = on_progress or (lambda progress: None)
     source = open_source(config)
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
-    placement = plan(config, facts_of_files(gguf, model_config), engine_machine())
+    machine = engine_machine()
+    placement = plan(config, facts_of_files(gguf, model_config), machine)
     names, left_out = wanted_tensors(gguf, model_config)
     if left_out:
         said = text("{count} tensors for multi-token prediction are left out", count=len(left_out))
         notes.append(said)
     for note in (*notes, *placement.notes):
         on_note(note)
-    load = partial(_load, config, gguf, model_config, placement, names, on_progress, on_note)
+    load = partial(
+        _load, config, gguf, model_config, placement, machine, names, on_progress, on_note
+    )
     return load_within(placement, load)
 
 
@@ -110,6 +116,7 @@ def _load(
     gguf: GgufModel,
     model_config: ModelConfig,
     placement: Placement,
+    machine: MachineFacts,
     names: list[str],
     on_progress: OnProgress,
     on_note: OnNote,
@@ -148,8 +155,9 @@ def _load(
         else:
             model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(
-            gguf, model_config, placement, tokenizer, native, model, shares, resources.pop_all()
-        )
+            gguf, model_config, placement, machine, tokenizer, info, native, model, shares,
+            resources.pop_all(),
+        )  # fmt: skip
 
 
 def _place(weights: Weights, pool: Pool, on_progress: OnProgress, on_note: OnNote) -> None:

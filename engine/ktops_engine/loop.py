@@ -12,6 +12,7 @@ from time import perf_counter
 from ktops_engine.errors import KtopsError
 from ktops_engine.runner import Runner
 from ktops_engine.scheduler import Scheduler
+from ktops_engine.speed_meter import SpeedMeter, Speeds
 from ktops_engine.stats import EngineStats, ExpertTraffic, StepCounts
 from ktops_engine.text import text
 from ktops_engine.types import Batch, FinishReason, Request, Sampled, StepOutput
@@ -34,6 +35,7 @@ class EngineLoop:
         self._stopping = False
         self._dead_reason: str | None = None
         self._counts = StepCounts()
+        self._meter = SpeedMeter()
         self._thread = threading.Thread(target=self._run, name="ktops-engine", daemon=True)
         self._thread.start()
 
@@ -62,6 +64,11 @@ class EngineLoop:
                 steps=replace(self._counts),
                 experts=experts,
             )
+
+    def speeds(self) -> Speeds:
+        """How fast this loop was with one request."""
+        with self._lock:
+            return self._meter.speeds()
 
     def submit(self, request: Request, on_output: OnOutput) -> None:
         """Queue a request. Raises KtopsError: queue-full, engine-dead."""
@@ -140,6 +147,7 @@ class EngineLoop:
             counts.prefill_seconds += seconds
         else:
             counts.decode_seconds += seconds
+        self._meter.add(batch, sampled, seconds)
 
     def _post(self, output: StepOutput) -> None:
         """Queue an output for its listener (lock held); the last one ends the listening."""

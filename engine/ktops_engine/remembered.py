@@ -1,5 +1,5 @@
-"""What was measured of this machine once and need not be measured again: JSON files in the user's
-cache, a value for each machine."""
+"""What was measured of this machine once and need not be measured again: JSON files of the user's,
+a value for each machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def machine_key(machine: MachineFacts, sources_hash: str) -> str:
     and so does another library."""
     parts: Sequence[object] = (machine.name, machine.cpus, machine.total_ram_bytes, sources_hash)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """$XDG_STATE_HOME/ktops, else ~/.local/state/ktops: for what cannot be had again at will."""
+    xdg = environ.get("XDG_STATE_HOME", "")
+    base = Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".local" / "state"
+    return base / "ktops"
 
 
 def recall(path: Path) -> dict[str, object]:

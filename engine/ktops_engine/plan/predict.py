@@ -125,7 +125,8 @@ def _decode_seconds(
         on_gpu += chosen * share.routed_bytes / vram_rate(gpu, rates.VRAM_EXPERTS_SHARE, end)
         seconds[Resource.VRAM_BANDWIDTH] += on_gpu
     if placement.gpus:
-        away = model.num_hidden_layers - model.first_k_dense_replace - placement.gpu_expert_layers
+        there = max(0, placement.gpu_layers - model.first_k_dense_replace)
+        away = max(0, there - placement.gpu_expert_layers)
         on_gpu = placement.gpu_layers * rates.GPU_LAYER_SECONDS[end] + rates.HOST_STEP_SECONDS[end]
         on_gpu += _hops(placement) * rates.GPU_HOP_SECONDS[end]
         seconds[Resource.VRAM_BANDWIDTH] += on_gpu

@@ -84,19 +84,31 @@ def _chunk(
     always, routed = (num_tokens * flops for flops in token_flops(facts.config))
     ram = placement.ram
     on_gpu = placement.gpu_layers / facts.config.num_hidden_layers
-    in_ram = ram.routed_bytes / max(1, facts.bytes.routed_experts)
     wanted = _wanted_share(facts.config, num_tokens, end)
-    other_bytes = ram.weights_bytes - ram.routed_bytes - ram.parts.get(Part.TOKEN_EMBEDDING, 0)
+    by_cpu, divided, in_vram = _routed_bytes(placement, facts)
+    per_byte = routed / max(1, facts.bytes.routed_experts)
+    cpu_bytes: float = ram.weights_bytes - ram.routed_bytes - ram.parts.get(Part.TOKEN_EMBEDDING, 0)
+    cpu_bytes += wanted * by_cpu
     work = []
-    if on_gpu < 1 or other_bytes:
-        work.append(_on_cpu(placement, machine, end, always * (1 - on_gpu), other_bytes))
+    if cpu_bytes:
+        flops = always * (1 - on_gpu) + per_byte * by_cpu
+        work.append(_on_cpu(placement, machine, end, flops, cpu_bytes))
     if placement.gpus:
         work += _on_gpus(placement, machine, end, always * on_gpu)
-    if in_ram < 1:
-        work.append(_in_vram(placement, machine, end, routed * (1 - in_ram), wanted))
-    if in_ram:
-        work.append(_in_ram(placement, machine, end, routed * in_ram, wanted * ram.routed_bytes))
+    if in_vram:
+        work.append(_in_vram(placement, machine, end, per_byte * in_vram, wanted))
+    if divided:
+        work.append(_divided(placement, machine, end, per_byte * divided, wanted * divided))
     return work
+
+
+def _routed_bytes(placement: Placement, facts: ModelFacts) -> tuple[int, int, int]:
+    """Bytes of routed experts in RAM that the CPU computes alone, being of layers that are its own;
+    of those in RAM that it shares with the GPU; and of those in GPU memory."""
+    in_ram = placement.ram.routed_bytes
+    layers = facts.bytes.layers[placement.gpu_layers :]
+    by_cpu = min(in_ram, sum(layer.routed_experts for layer in layers))
+    return by_cpu, in_ram - by_cpu, sum(share.routed_bytes for share in placement.gpus)
 
 
 def _wanted_share(model: ModelConfig, num_tokens: int, end: int) -> float:
@@ -140,14 +152,12 @@ def _in_vram(
     return _Work(computed, Resource.GPU_COMPUTE)
 
 
-def _in_ram(
+def _divided(
     placement: Placement, machine: MachineFacts, end: int, flops: float, num_bytes: float
 ) -> _Work:
-    """`flops` of the experts in RAM: on the CPU, or streamed to the first GPU and on the CPU, so
-    divided that both finish together. Both of them read the RAM."""
+    """`flops` of experts in RAM, streamed to the first GPU and on the CPU, so divided that both
+    finish together. Both of them read the RAM."""
     on_cpu = _on_cpu(placement, machine, end, flops, num_bytes)
-    if not placement.gpus:
-        return on_cpu
     both = _together([on_cpu, _streamed(machine, end, flops, num_bytes)])
     read = num_bytes / ram_rate(machine, end)
     return both if both.seconds >= read else _Work(read, Resource.RAM_BANDWIDTH)
