@@ -91,13 +91,11 @@ def _labels(machines: list[str] | None, compare: bool) -> list[str]:
 
 def _machine(
     label: str, settings: Settings, flags: Mapping[str, object]
-) -> tuple[MachineFacts, Settings]:
-    """A machine, and the settings that count there: of `flags`, those that are set without being
-    given mean this machine alone."""
+) -> tuple[MachineFacts | None, Settings]:
+    """A machine, None for this one, and the settings that count there: of `flags`, those that are
+    set without being given mean this machine alone."""
     if label == THIS:
-        from ktops.planning.machines.live import this_machine
-
-        return this_machine(), settings
+        return None, settings
     from ktops.planning.machines.described import machine_named
 
     not_given: dict[str, Any] = {name: None for name, value in flags.items() if value is None}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ktops_doctor import Target
     from ktops_engine.gguf import GgufModel
     from ktops_engine.machine import MachineFacts
+    from ktops_engine.measured_speeds import MeasuredSpeeds
     from ktops_engine.plan import ModelFacts, Placement
 
 # What is left of memory beside the model, as a share of what it takes: below this, anything else
@@ -147,25 +148,58 @@ def early_target(name: str, settings: Settings, plan: ModelPlan | None) -> Targe
     return replace(target, ram_bytes=placement.total_bytes, vram_bytes=placement.vram_bytes)
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """Tokens a second of one request: (low, high) as predicted, and what this machine gave with the
+    same placement before. None: not known."""
+
+    predicted: tuple[float, float] | None
+    measured: float | None
+
+    @classmethod
+    def of(
+        cls, predicted: tuple[float, float] | None, measured: MeasuredSpeeds | None
+    ) -> Expectation:
+        """From a prediction and from what was measured."""
+        decode = measured and measured.decode
+        return cls(predicted, decode.figure.tokens_per_s if decode else None)
+
+    def parts(self) -> Iterator[Text]:
+        """What is known, for one line."""
+        measured = None if self.measured is None else f"{self.measured:.3g}"
+        low, high = (f"{rate:.2g}" for rate in self.predicted or (0.0, 0.0))
+        if self.predicted is None:
+            if measured is not None:
+                yield text("measured {measured} tok/s before", measured=measured)
+        elif measured is None:
+            yield text("expect {low} to {high} tok/s", low=low, high=high)
+        else:
+            yield text(
+                "expect {low} to {high} tok/s, measured {measured} before",
+                low=low,
+                high=high,
+                measured=measured,
+            )
+
+
 def show_site(output: Output, site: Site) -> None:
     """One line: what goes where, with how many threads, how fast it may be.
 
     Raises KtopsError "not-enough-memory", with the numbers.
     """
+    from ktops_engine.measured_speeds import recalled_speeds
     from ktops_engine.plan import plan
 
-    show_plan(output, plan(site.config, site.facts, site.machine), _predict(site))
+    placement = plan(site.config, site.facts, site.machine)
+    measured = recalled_speeds(placement, site.facts, site.machine)
+    show_plan(output, placement, Expectation.of(_predict(site), measured))
 
 
-def show_plan(output: Output, placement: Placement, expected: tuple[float, float] | None) -> None:
-    """`placement` in one line; `expected` are tokens a second, (low, high)."""
+def show_plan(output: Output, placement: Placement, expected: Expectation) -> None:
+    """`placement` in one line."""
     for note in placement.notes:
         output.warn(note)
-    parts: list[str] = [*plan_parts(placement)]
-    if expected is not None:
-        low, high = (f"{rate:.2g}" for rate in expected)
-        parts.append(text("expect {low} to {high} tok/s", low=low, high=high))
-    output.stage("plan", joined(parts))
+    output.stage("plan", joined([*plan_parts(placement), *expected.parts()]))
     output.event(
         "plan",
         threads=placement.num_threads,
@@ -175,7 +209,8 @@ def show_plan(output: Output, placement: Placement, expected: tuple[float, float
         gpu_layers=placement.gpu_layers,
         gpu_experts=placement.gpu_experts,
         ctx_size=placement.ctx_size,
-        expected_tokens_per_s=[round(rate, 2) for rate in expected] if expected else None,
+        expected_tokens_per_s=expected.predicted and [round(r, 2) for r in expected.predicted],
+        measured_tokens_per_s=expected.measured and round(expected.measured, 2),
     )
 
 

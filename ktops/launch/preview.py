@@ -5,7 +5,14 @@ from __future__ import annotations
 from ktops.launch.checklist import report_checks, run_subset
 from ktops.launch.dummy import choose_dummy
 from ktops.launch.native_build import is_built
-from ktops.launch.plan_stage import checks_of, look, show_plan, show_site, target_of
+from ktops.launch.plan_stage import (
+    Expectation,
+    checks_of,
+    look,
+    show_plan,
+    show_site,
+    target_of,
+)
 from ktops.launch.stages import (
     Absent,
     Order,
@@ -31,7 +38,9 @@ def preview(output: Output, settings: Settings, order: Order) -> None:
         plan = check_before_fetching(output, settings, order, found, building=building)
         plan_missing(output, settings, found)
         if plan is not None:
-            show_plan(output, plan.served.placement, plan.served.decode_tokens_per_s)
+            served = plan.served
+            expected = Expectation.of(served.decode_tokens_per_s, served.measured)
+            show_plan(output, served.placement, expected)
     else:
         if building:
             check_toolchain(output, settings)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from ktops.planning.model_plan import ModelPlan, Outcome
+from ktops.planning.speeds import Speed
+from ktops_engine.measured_speeds import Measured
 from ktops_engine.plan import Prediction, Share
 
 
@@ -89,8 +92,37 @@ def _outcome_document(outcome: Outcome) -> dict[str, object]:
             "prefill_tokens_per_s": list(known.prefill_tokens_per_s),
             "limited_by": known.limited_by.value,
             "prefill_limited_by": known.prefill_limited_by.value,
+            "prompts": [
+                {
+                    "num_tokens": prompt.num_tokens,
+                    "tokens_per_s": list(prompt.tokens_per_s),
+                    "limited_by": prompt.limited_by.value,
+                }
+                for prompt in known.prompts
+            ],
         },
         "unknown_rates": [resource.value for resource in getattr(prediction, "resources", ())],
+        "measured": outcome.measured
+        and {
+            "is_random": outcome.measured.is_random,
+            "speeds": [
+                _speed_document(speed, speed.measured)
+                for speed in outcome.speeds
+                if speed.measured is not None
+            ],
+        },
+    }
+
+
+def _speed_document(speed: Speed, measured: Measured) -> dict[str, object]:
+    figure = measured.figure
+    return {
+        "prompt_tokens": speed.prompt_tokens,
+        "tokens_per_s": figure.tokens_per_s,
+        "num_tokens": figure.num_tokens,
+        "measured_at": datetime.fromtimestamp(measured.at, UTC).isoformat("T", "seconds"),
+        "predicted_tokens_per_s": speed.predicted and list(speed.predicted),
+        "falls_short": speed.falls_short,
     }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ktops.hub.catalogue import load_catalogue
 from ktops.hub.store import entry_of
 from ktops.planning.model_facts import described_facts, is_described, model_facts
+from ktops.planning.speeds import Speed, side_by_side
 from ktops.settings import ALL_GPU_MEMORY, Settings
 from ktops.units import format_bytes
 from ktops_engine.config import EngineConfig
@@ -16,17 +18,21 @@ from ktops_engine.text import Text, text
 
 if TYPE_CHECKING:
     from ktops_engine.machine import MachineFacts
+    from ktops_engine.measured_speeds import MeasuredSpeeds
     from ktops_engine.plan import Lack, ModelFacts, Placement, Prediction, Unknown
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One way to run a model on a machine. `lack` is the RAM that is missing, None when it fits;
-    `prediction` is what it could do if nothing lacked."""
+    `prediction` is what it could do if nothing lacked, `measured` what it did on this machine
+    before (None: nothing is known), `speeds` has both side by side."""
 
     placement: Placement
     prediction: Prediction | Unknown
     lack: Lack | None
+    measured: MeasuredSpeeds | None
+    speeds: tuple[Speed, ...]
 
     @property
     def fits(self) -> bool:
@@ -75,7 +81,8 @@ def plan_model(
     settings: Settings,
     machine: MachineFacts | None = None,
 ) -> ModelPlan:
-    """Plan the model `name`, here or not, for `machine` (default: this one).
+    """Plan the model `name`, here or not, for `machine` (default: this one, and what was measured
+    on it).
 
     Context, threads and what GPUs give come from `settings`. Never raises because something does
     not fit: `lack` and `changes` of the answer say so. Raises KtopsError: unknown-model,
@@ -91,6 +98,7 @@ def plan_model(
         model_facts(entry, settings),
         settings,
         this_machine() if machine is None else machine,
+        is_here=machine is None,
     )
 
 
@@ -100,8 +108,10 @@ def plan_facts(
     facts: ModelFacts,
     settings: Settings,
     machine: MachineFacts,
+    *,
+    is_here: bool = False,
 ) -> ModelPlan:
-    """The same for a model whose facts are known already."""
+    """The same for a model whose facts are known already; `is_here`: `machine` is this one."""
     from ktops_engine.plan import largest_context, place, place_served
 
     config = EngineConfig(
@@ -111,10 +121,11 @@ def plan_facts(
         gpu_memory_bytes=settings.gpu_memory_bytes,
         gpu_experts=settings.most_gpu_experts,
     )
-    served = _outcome(place_served(config, facts, machine), facts, machine)
+    outcome = partial(_outcome, facts, machine, is_here=is_here)
+    served = outcome(place_served(config, facts, machine))
     placement = place(config, facts, machine)
     is_same = placement == replace(served.placement, notes=placement.notes)
-    planned = served if is_same else _outcome(placement, facts, machine)
+    planned = served if is_same else outcome(placement)
     return ModelPlan(
         name=name,
         title=title,
@@ -150,10 +161,21 @@ def largest_fitting_model(
     return max(((alias, size) for size, alias in fitting), key=lambda row: row[1], default=None)
 
 
-def _outcome(placement: Placement, facts: ModelFacts, machine: MachineFacts) -> Outcome:
+def _outcome(
+    facts: ModelFacts, machine: MachineFacts, placement: Placement, *, is_here: bool = False
+) -> Outcome:
+    from ktops_engine.measured_speeds import recalled_speeds
     from ktops_engine.plan import lack_of_ram, predict
 
-    return Outcome(placement, predict(placement, facts, machine), lack_of_ram(placement))
+    prediction = predict(placement, facts, machine)
+    measured = recalled_speeds(placement, facts, machine) if is_here else None
+    return Outcome(
+        placement,
+        prediction,
+        lack_of_ram(placement),
+        measured,
+        side_by_side(placement, prediction, measured, facts, machine),
+    )
 
 
 def _with_spare_gpu(
@@ -166,7 +188,7 @@ def _with_spare_gpu(
     from ktops_engine.plan import place
 
     wish = replace(config, gpu_memory_bytes=ALL_GPU_MEMORY)
-    filled = _outcome(place(wish, facts, machine), facts, machine)
+    filled = _outcome(facts, machine, place(wish, facts, machine))
     more = filled.placement.ram.routed_bytes < planned.placement.ram.routed_bytes
     return filled if more else None
 

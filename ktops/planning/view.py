@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ktops.output import Output
@@ -14,6 +15,7 @@ from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
     from ktops_engine.machine import MachineFacts
+    from ktops_engine.measured_speeds import Measured
 
 PART_NAMES: Mapping[Part, Text] = {
     Part.ATTENTION: text("attention"),
@@ -40,6 +42,7 @@ LESS_TODAY = text(
     "Where the last row differs, the server of this version uses less of the machine: the plan for "
     "that machine alone says why."
 )
+FALLS_SHORT = text("measured below what this machine should give: ktops doctor --deep")
 NONE = "-"
 
 
@@ -55,7 +58,7 @@ def plan_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
     yield ""
     yield from _placement_table(plan.planned, output)
     yield ""
-    yield from _speed_lines(plan)
+    yield from _speed_lines(plan, output)
     yield from _served_lines(plan, output)
     if not plan.fits:
         yield ""
@@ -132,23 +135,13 @@ def _cell(num_bytes: int) -> str:
     return format_bytes(num_bytes) if num_bytes else NONE
 
 
-def _speed_lines(plan: ModelPlan) -> Iterator[Text]:
-    placement, prediction = plan.planned.placement, plan.planned.prediction
-    if plan.fits and isinstance(prediction, Prediction):
-        yield text(
-            "Decode   {rate} tok/s, limited by {resource}",
-            rate=speed(prediction.decode_tokens_per_s),
-            resource=RESOURCE_NAMES[prediction.limited_by],
-        )
-        yield text(
-            "Prefill  {rate} tok/s in chunks of {tokens} tokens, limited by {resource}",
-            rate=speed(prediction.prefill_tokens_per_s),
-            tokens=placement.prefill_chunk,
-            resource=RESOURCE_NAMES[prediction.prefill_limited_by],
-        )
-    elif plan.fits:
-        yield _unknown_line(plan.planned)
+def _speed_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
+    placement = plan.planned.placement
     if plan.fits:
+        yield from speed_table(plan.planned, output)
+        if not isinstance(plan.planned.prediction, Prediction):
+            yield _unknown_line(plan.planned)
+        yield text("Chunks   {tokens} tokens of a prompt at a time", tokens=placement.prefill_chunk)
         yield text(
             "Context  {tokens} tokens; up to {most} fit",
             tokens=placement.ctx_size,
@@ -164,6 +157,51 @@ def _speed_lines(plan: ModelPlan) -> Iterator[Text]:
             size=format_bytes(sum(share.routed_bytes for share in filled.gpus)),
             rate=speed(plan.spare_gpu.decode_tokens_per_s),
         )
+
+
+def speed_table(outcome: Outcome, output: Output) -> list[str]:
+    """Predicted and measured speeds, and a hint where they do not agree; no line where nothing is
+    known of either."""
+    if not outcome.speeds:
+        return []
+    is_measured = any(row.measured for row in outcome.speeds)
+    rows = []
+    for row in outcome.speeds:
+        name = text("decode")
+        if row.prompt_tokens:
+            name = text("prompt of {tokens}", tokens=row.prompt_tokens)
+        cells = [name, speed(row.predicted)]
+        if is_measured:
+            random = outcome.measured is not None and outcome.measured.is_random
+            cells.append(_measured_cell(row.measured, is_random=random))
+        cells.append(RESOURCE_NAMES[row.limited_by] if row.limited_by else NONE)
+        rows.append([output.say(cell) for cell in cells])
+    head = [text("tok/s"), text("predicted"), text("limited by")]
+    if is_measured:
+        head.insert(2, text("measured"))
+    lines = [*output.table(rows, head), ""]
+    if any(row.falls_short for row in outcome.speeds):
+        lines.insert(-1, output.say(FALLS_SHORT))
+    return lines
+
+
+def _measured_cell(measured: Measured | None, *, is_random: bool) -> str:
+    """A figure with what it rests on: 57.4 (480 tokens, 2026-11-22)."""
+    if measured is None:
+        return NONE
+    parts: list[str] = [
+        text("{count} tokens", count=measured.figure.num_tokens),
+        datetime.fromtimestamp(measured.at).astimezone().date().isoformat(),
+    ]
+    if is_random:
+        parts.append(text("random weights"))
+    rate = one_speed(measured.figure.tokens_per_s)
+    return text("{rate} ({details})", rate=rate, details=joined(parts))
+
+
+def one_speed(rate: float) -> str:
+    """Tokens a second in three digits or more: '9.71', '57.4', '1020'."""
+    return f"{rate:.{2 if rate < 10 else 1 if rate < 100 else 0}f}"
 
 
 def _unknown_line(outcome: Outcome) -> Text:
@@ -202,6 +240,9 @@ def _served_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
             ram=format_bytes(placement.total_bytes),
             rate=speed(served.decode_tokens_per_s),
         )
+    if served.measured is not None and served.measured.decode is not None:
+        cell = _measured_cell(served.measured.decode, is_random=served.measured.is_random)
+        yield text("         measured: {rate} tok/s", rate=cell)
     for difference in plan.differences:
         yield f"         {output.say(difference)}"
 
