@@ -1,0 +1,1 @@
+"""What `gpu_kernels.py` times, a topic a file."""
