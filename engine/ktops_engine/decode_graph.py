@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from ktops_engine.kernels import argmax
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.sampler import Best
 from ktops_engine.step_tensors import StepTensors
 
 
@@ -19,21 +23,27 @@ class DecodeGraph:
         step = self.tensors.step((1,) * num_sequences, (0,) * num_sequences)
         # Once layer by layer: Triton compiles and torch's libraries take their work memory, neither
         # of which may happen while a graph is captured.
-        model.decode(step, cache, is_captured=False)
+        logits = model.decode(step, cache, is_captured=False)
+        self._keys = argmax.new_keys(logits)
+        argmax.argmax(logits, self._keys)
         torch.cuda.synchronize(model.device)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
+            self.tensors.send()
             self._logits = model.decode(step, cache, is_captured=True)
+            argmax.argmax(self._logits, self._keys)
 
-    def replay(self) -> torch.Tensor:
+    def replay(self, meanwhile: Callable[[], None]) -> tuple[torch.Tensor, Best]:
         """Compute what `tensors` hold -> logits [sequences, vocab_size] float32, valid until the
-        next replay.
+        next replay, and the likeliest tokens. `meanwhile` is called once the GPU is at work.
 
         Raises KtopsError, such as "handoff-timeout" when the CPU did not answer in time; after the
         model's `recover` the next replay works.
         """
         self._graph.replay()
+        meanwhile()
         self._model.serve_decode()
         self._stream.synchronize()
         self._model.check_decode()
-        return self._logits
+        token_ids, values = argmax.read(self._keys)
+        return self._logits, Best(token_ids.tolist(), values.tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -59,11 +59,11 @@ class GpuRunner:
         self._model.forward(step, self._cache, [0])
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[Sampled]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[Sampled]:
         requests = [item.request for item in batch.items if item.samples]
-        compute = self._replay if self._has_graph(batch) else self._eager
+        compute = self._replay if self._has_graph(batch) else self._layer_by_layer
         try:
-            return compute_within(lambda: self._sampled(compute(batch), requests))
+            return compute_within(lambda: compute(batch, requests, meanwhile))
         except KtopsError as error:
             # This step is lost, and with it its requests; the next one begins anew.
             logger.error("%s", error.message)
@@ -74,16 +74,23 @@ class GpuRunner:
     def logits(self, batch: Batch) -> torch.Tensor:
         return compute_within(lambda: self._eager(batch, range(batch.num_tokens)).cpu())
 
-    def _sampled(self, logits: torch.Tensor, requests: list[Request]) -> list[Sampled]:
-        return self._sampler(logits, requests) if requests else []
-
     def _has_graph(self, batch: Batch) -> bool:
         return self._model.device.type == "cuda" and _is_decode(batch)
 
-    def _replay(self, batch: Batch) -> torch.Tensor:
+    def _replay(
+        self, batch: Batch, requests: list[Request], meanwhile: Callable[[], None]
+    ) -> list[Sampled]:
         graph = self._graph(len(batch.items))
         graph.tensors.fill(batch)
-        return graph.replay()
+        logits, best = graph.replay(meanwhile)
+        return self._sampler(logits, requests, best)
+
+    def _layer_by_layer(
+        self, batch: Batch, requests: list[Request], meanwhile: Callable[[], None]
+    ) -> list[Sampled]:
+        meanwhile()
+        logits = self._eager(batch)
+        return self._sampler(logits, requests) if requests else []
 
     def _graph(self, num_sequences: int) -> DecodeGraph:
         if num_sequences not in self._graphs:
@@ -94,6 +101,7 @@ class GpuRunner:
         """Logits of some rows of a batch; of those that are to be sampled, unless told."""
         tensors = StepTensors(self._model, self._cache, batch.num_tokens, len(batch.items))
         tensors.fill(batch)
+        tensors.send()
         step = tensors.step(
             tuple(item.num_tokens for item in batch.items),
             tuple(item.start for item in batch.items),

@@ -118,7 +118,8 @@ class EngineLoop:
         self._deliver()
 
     def _step(self) -> bool:
-        """Deliver what is posted, then compute one batch; false once the loop is to end."""
+        """Compute one batch and, while it runs, deliver what the one before gave; false once the
+        loop is to end."""
         with self._lock:
             while not (self._stopping or self._outbox or self._scheduler.num_running
                        or self._scheduler.num_waiting):  # fmt: skip
@@ -126,15 +127,16 @@ class EngineLoop:
             if self._stopping:
                 return False
             batch = self._scheduler.next_batch()
-        if batch is not None:
-            started = perf_counter()
-            sampled = self._runner.run(batch)
-            seconds = perf_counter() - started
-            with self._lock:
-                self._count(batch, sampled, seconds)
-                for output in self._scheduler.update(batch, sampled):
-                    self._post(output)
-        self._deliver()
+        if batch is None:
+            self._deliver()
+            return True
+        started = perf_counter()
+        sampled = self._runner.run(batch, self._deliver)
+        seconds = perf_counter() - started
+        with self._lock:
+            self._count(batch, sampled, seconds)
+            for output in self._scheduler.update(batch, sampled):
+                self._post(output)
         return True
 
     def _count(self, batch: Batch, sampled: list[Sampled], seconds: float) -> None:

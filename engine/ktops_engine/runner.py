@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,8 +19,9 @@ from ktops_engine.types import Batch, BatchItem, Sampled
 class Runner(Protocol):
     """One step at a time, from one thread. Reads requests; never changes them."""
 
-    def run(self, batch: Batch) -> list[Sampled]:
-        """Compute a batch; one answer for each item that samples, in the batch's order."""
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[Sampled]:
+        """Compute a batch; one answer for each item that samples, in the batch's order.
+        `meanwhile` is called once, while a GPU computes or before."""
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Compute a batch -> the logits of all its tokens, [num_tokens, vocab_size] float32."""
@@ -43,7 +45,8 @@ class CpuRunner:
         return self._model.expert_traffic()
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[Sampled]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[Sampled]:
+        meanwhile()
         # torch's threads meet at barriers that take milliseconds when another process holds a core:
         # worth it for a prompt's matrices, ruinous for a decode's small ones.
         is_decode = batch.num_tokens == len(batch.items)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ktops_engine.types import Request, Sampled, SamplingParams, TokenLogprobs
 
 NUM_CANDIDATES = 1024  # sorting these few is cheap; all are sorted only if they do not suffice
+
+Probabilities = npt.NDArray[np.float64]
+TokenIds = npt.NDArray[np.int32]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -22,89 +29,138 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest) >> 11) * 2.0**-53
 
 
+@dataclass(frozen=True)
+class Best:
+    """The likeliest token of each row of logits, and its logit: one that is not finite where there
+    is one."""
+
+    token_ids: Sequence[int]
+    logits: Sequence[float]
+
+
+def best_of(logits: torch.Tensor) -> Best:
+    """logits: [rows, vocab_size] float32, on any device."""
+    # argmax points at a NaN where there is one. Ids are exact in float64: one copy brings both.
+    best = logits.argmax(-1, keepdim=True)
+    token_ids, values = torch.cat((best.double(), logits.gather(1, best).double()), 1).t().tolist()
+    return Best([int(token_id) for token_id in token_ids], values)
+
+
 class Sampler:
     """Draws the next token of each request. Holds no state of any request.
 
     Logits may lie on a GPU: what has the size of the vocabulary is computed there, and the few
-    candidates that are left come back.
+    candidates that are left come back, for all requests at once.
     """
 
     def __init__(self, eos_token_ids: Sequence[int]) -> None:
         self._eos_token_ids = tuple(eos_token_ids)
 
-    def __call__(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
-        """logits: [requests, vocab_size] float32 -> one answer a request. Logits that are not
-        finite fail their own request only."""
-        return [self._sample(row, request) for row, request in zip(logits, requests, strict=True)]
+    def __call__(
+        self, logits: torch.Tensor, requests: Sequence[Request], best: Best | None = None
+    ) -> list[Sampled]:
+        """logits: [requests, vocab_size] float32 -> one answer a request; `best` if it is known.
+        Logits that are not finite fail their own request only."""
+        best = best or best_of(logits)
+        chosen: dict[int, int] = {}
+        drawn: dict[int, torch.Tensor] = {}
+        for i, request in enumerate(requests):
+            if not math.isfinite(best.logits[i]):
+                continue
+            adjusted = self._adjusted(logits, i, request)
+            if request.params.temperature != 0:
+                drawn[i] = logits[i] if adjusted is None else adjusted
+            else:
+                chosen[i] = best.token_ids[i] if adjusted is None else int(adjusted.argmax())
+        if drawn:
+            rows = torch.stack(list(drawn.values()))
+            tokens = _draw(rows, [requests[i] for i in drawn])
+            chosen.update(zip(drawn, tokens, strict=True))
+        return [
+            Sampled(chosen[i], _logprobs(logits, i, chosen[i], request.params.logprobs))
+            if i in chosen
+            else Sampled(None, error="the model's logits are not finite numbers")
+            for i, request in enumerate(requests)
+        ]
 
-    def _sample(self, logits: torch.Tensor, request: Request) -> Sampled:
-        best = int(logits.argmax())
-        # argmax points at a NaN where there is one.
-        if not bool(torch.isfinite(logits[best])):
-            return Sampled(None, error="the model's logits are not finite numbers")
-        params = request.params
-        adjusted = self._adjust(logits, request)
-        if params.temperature == 0:
-            token_id = best if adjusted is logits else int(adjusted.argmax())
-        else:
-            token_id = _draw(adjusted / params.temperature, params, len(request.output_token_ids))
-        return Sampled(token_id, _logprobs(logits, token_id, params.logprobs))
-
-    def _adjust(self, logits: torch.Tensor, request: Request) -> torch.Tensor:
-        """Penalties and biases, as the OpenAI reference and (repetition) CTRL, arXiv:1909.05858,
-        define them; `logits` itself where there are none."""
+    def _adjusted(self, logits: torch.Tensor, row: int, request: Request) -> torch.Tensor | None:
+        """A row with penalties and biases, as the OpenAI reference and (repetition) CTRL,
+        arXiv:1909.05858, define them; None where there are none."""
         params, output = request.params, request.output_token_ids
         forbid_stop = len(output) < params.min_tokens
         penalised = output and (params.presence_penalty or params.frequency_penalty)
         if not (forbid_stop or penalised or params.logit_bias or params.repetition_penalty != 1):
-            return logits
-        logits = logits.clone()
+            return None
+        adjusted = logits[row].clone()
         if params.repetition_penalty != 1:
             seen = torch.tensor(sorted(set(request.token_ids)), device=logits.device)
-            values = logits[seen]
+            values = adjusted[seen]
             factor = params.repetition_penalty
-            logits[seen] = torch.where(values > 0, values / factor, values * factor)
+            adjusted[seen] = torch.where(values > 0, values / factor, values * factor)
         if penalised:
             counts = Counter(output)
             ids = torch.tensor(list(counts), device=logits.device)
             times = torch.tensor(list(counts.values()), device=logits.device, dtype=torch.float32)
-            logits[ids] -= params.frequency_penalty * times + params.presence_penalty
+            adjusted[ids] -= params.frequency_penalty * times + params.presence_penalty
         for token_id, bias in params.logit_bias.items():
-            logits[token_id] += bias
+            adjusted[token_id] += bias
         if forbid_stop:
-            logits[list({*self._eos_token_ids, *params.stop_token_ids})] = float("-inf")
-        return logits
+            adjusted[list({*self._eos_token_ids, *params.stop_token_ids})] = float("-inf")
+        return adjusted
 
 
-def _draw(logits: torch.Tensor, params: SamplingParams, position: int) -> int:
-    """Top-k, then top-p, then min-p, then one draw from what is left."""
-    size = min(params.top_k or logits.numel(), logits.numel())
-    num_candidates = min(size, NUM_CANDIDATES)
-    probs, ids = _likeliest(logits, num_candidates)
-    # Fewer candidates than the filters may keep: sort everything.
-    if num_candidates < size and float(probs.sum()) < params.top_p:
-        probs, ids = _likeliest(logits, size)
+def _draw(logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
+    """A token for each row, by temperature and the filters of its request."""
+    temperatures = [request.params.temperature for request in requests]
+    logits = logits / _column(temperatures, logits.device)
+    vocab_size = logits.shape[1]
+    sizes = [min(request.params.top_k or vocab_size, vocab_size) for request in requests]
+    counts = [min(size, NUM_CANDIDATES) for size in sizes]
+    probs, ids = _likeliest(logits, max(counts))
+    tokens = []
+    for i, (request, size, count) in enumerate(zip(requests, sizes, counts, strict=True)):
+        row_probs, row_ids = probs[i, :count], ids[i, :count]
+        # Fewer candidates than the filters may keep: sort everything.
+        if count < size and row_probs.sum() < request.params.top_p:
+            (row_probs,), (row_ids,) = _likeliest(logits[i : i + 1], size)
+        position = len(request.output_token_ids)
+        tokens.append(_draw_one(row_probs, row_ids, request.params, position))
+    return tokens
+
+
+def _column(values: list[float], device: torch.device) -> torch.Tensor:
+    """[rows, 1] float32, without waiting for what the device does."""
+    column = torch.tensor(values, pin_memory=device.type == "cuda")
+    return column.to(device, non_blocking=True)[:, None]
+
+
+def _draw_one(probs: Probabilities, ids: TokenIds, params: SamplingParams, position: int) -> int:
+    """Top-k, then top-p, then min-p, then one draw from what is left of the likeliest tokens."""
     if params.top_k:
         probs = probs / probs.sum()
-    before = probs.cumsum(-1) - probs
+    before = probs.cumsum() - probs
     keep = (before < params.top_p) & (probs >= params.min_p * probs[0])
     keep[0] = True  # the likeliest token always stays
-    probs = torch.where(keep, probs, 0.0).double()
-    target = uniform(params.seed or 0, position) * float(probs.sum())
-    index = int(torch.searchsorted(probs.cumsum(-1), target, right=True))
-    return int(ids[min(index, int(keep.nonzero()[-1]))])
+    sums = np.where(keep, probs, 0.0).cumsum()
+    target = uniform(params.seed or 0, position) * sums[-1]
+    index = int(sums.searchsorted(target, side="right"))
+    return int(ids[min(index, keep.nonzero()[0][-1])])
 
 
-def _likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and ids of the likeliest tokens, the best first, on the CPU."""
+def _likeliest(logits: torch.Tensor, count: int) -> tuple[Probabilities, TokenIds]:
+    """Probabilities and ids of the likeliest tokens of each row, the best first, [rows, count]."""
     values, ids = logits.topk(count)
-    return (values - logits.logsumexp(-1)).exp().cpu(), ids.cpu()
+    probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
+    both = torch.cat((probs, ids.int().view(torch.float32)), 1).cpu().numpy()  # in one copy
+    return both[:, :count].astype(np.float64), both[:, count:].view(np.int32)
 
 
-def _logprobs(logits: torch.Tensor, token_id: int, count: int | None) -> TokenLogprobs | None:
+def _logprobs(
+    logits: torch.Tensor, row: int, token_id: int, count: int | None
+) -> TokenLogprobs | None:
     if count is None:
         return None
-    log_probs = logits.log_softmax(-1)
+    log_probs = logits[row].log_softmax(-1)
     values, ids = log_probs.topk(min(count, log_probs.numel()))
     top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return TokenLogprobs(float(log_probs[token_id]), top)

@@ -10,14 +10,14 @@ import torch
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import GpuStep, HybridModel
 from ktops_engine.runner import tokens_of
-from ktops_engine.types import Batch
+from ktops_engine.types import Batch, BatchItem
 
 
 class StepTensors:
     """The tensors of a step of fixed size; always at the same addresses, as a captured graph wants.
 
-    The integers (positions and cache rows of tokens, lengths and blocks of sequences) cross to the
-    GPU in one copy, the embeddings in another.
+    Embeddings and integers (positions and cache rows of tokens, lengths and blocks of sequences)
+    lie in one block, which crosses to the GPU in one copy: `fill` writes it, `send` copies it.
     """
 
     def __init__(
@@ -25,42 +25,43 @@ class StepTensors:
     ) -> None:
         self._model = model
         self._block_size = cache.block_size
+        self._num_tokens, self._num_sequences = num_tokens, num_sequences
         max_blocks = cache.num_blocks
         device, is_cuda = model.device, model.device.type == "cuda"
-        num_integers = 2 * num_tokens + num_sequences * (1 + max_blocks)
-        self._host_integers = torch.zeros(num_integers, dtype=torch.int32, pin_memory=is_cuda)
-        self._host_x = torch.zeros(num_tokens, model.hidden_size, pin_memory=is_cuda)
-        self._integers = torch.zeros(num_integers, dtype=torch.int32, device=device)
-        self._x = torch.zeros(num_tokens, model.hidden_size, device=device)
-        self._num_tokens, self._num_sequences = num_tokens, num_sequences
-        self._host = self._parts(self._host_integers)
-        self._host[2].fill_(1)  # as if every sequence had its first token in block 0
+        num_values = num_tokens * model.hidden_size
+        num_words = num_values + 2 * num_tokens + num_sequences * (1 + max_blocks)
+        self._host = torch.empty(num_words, dtype=torch.int32, pin_memory=is_cuda)
+        self._host_x, *integers = self._parts(self._host)
+        self._positions, self._slots, self._lengths, self._tables = (
+            part.numpy() for part in integers
+        )
+        self._host[num_values:].zero_()
+        self._lengths.fill(1)  # as if every sequence had its first token in block 0
+        self._device = torch.zeros(num_words, dtype=torch.int32, device=device)
+        self._device[num_values:] = self._host[num_values:].to(device)
+        # The block table that each row of `_tables` has, and how many of its blocks.
+        self._written: list[tuple[list[int], int]] = [([], 0)] * num_sequences
 
     def fill(self, batch: Batch) -> None:
-        """Take the tokens of a batch of this size; the copies are ordered before what is launched
-        next."""
+        """Take the tokens of a batch of this size. The block table of a request may grow from one
+        step to the next; what stands in it stays."""
         token_ids: list[int] = []
-        positions, slots, lengths, tables = (part.numpy() for part in self._host)
-        size = self._block_size
-        for i, item in enumerate(batch.items):
-            end = item.start + item.num_tokens
-            blocks = np.asarray(item.request.block_table, np.int32)
-            lengths[i] = end
-            tables[i, : len(blocks)] = blocks
-            rows = slice(len(token_ids), len(token_ids) + item.num_tokens)
-            at = np.arange(item.start, end, dtype=np.int32)
-            positions[rows] = at
-            slots[rows] = blocks[at // size] * size + at % size
+        for sequence, item in enumerate(batch.items):
+            self._write_blocks(sequence, item.request.block_table)
+            self._lengths[sequence] = item.start + item.num_tokens
+            self._write_rows(len(token_ids), item)
             token_ids += tokens_of(item)
         self._model.embed(token_ids, self._host_x)
-        self._integers.copy_(self._host_integers, non_blocking=True)
-        self._x.copy_(self._host_x, non_blocking=True)
+
+    def send(self) -> None:
+        """Queue the copy to the GPU, before what is launched next."""
+        self._device.copy_(self._host, non_blocking=True)
 
     def step(self, num_tokens: Sequence[int], starts: Sequence[int]) -> GpuStep:
         """The step over the tensors; how many tokens each sequence has in it, and from where."""
-        positions, slots, lengths, block_tables = self._parts(self._integers)
+        x, positions, slots, lengths, block_tables = self._parts(self._device)
         return GpuStep(
-            x=self._x,
+            x=x,
             positions=positions,
             slots=slots,
             lengths=lengths,
@@ -69,8 +70,33 @@ class StepTensors:
             starts=tuple(starts),
         )
 
-    def _parts(self, integers: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _write_blocks(self, sequence: int, table: list[int]) -> None:
+        """Blocks of the sequence that are not there already."""
+        held, count = self._written[sequence]
+        first = count if held is table else 0
+        if first < len(table):
+            self._tables[sequence, first : len(table)] = table[first:]
+        self._written[sequence] = table, len(table)
+
+    def _write_rows(self, row: int, item: BatchItem) -> None:
+        """Positions and cache rows of the tokens of a sequence, from `row` on."""
+        size, table, start = self._block_size, item.request.block_table, item.start
+        if item.num_tokens == 1:  # single numbers are quicker than arrays of one
+            self._positions[row] = start
+            self._slots[row] = table[start // size] * size + start % size
+            return
+        rows = slice(row, row + item.num_tokens)
+        at = np.arange(start, start + item.num_tokens, dtype=np.int32)
+        self._positions[rows] = at
+        self._slots[rows] = np.asarray(table, np.int32)[at // size] * size + at % size
+
+    def _parts(self, block: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Views: x, positions, slots, lengths, block tables (`GpuStep`)."""
         tokens, sequences = self._num_tokens, self._num_sequences
-        sizes = (tokens, tokens, sequences, integers.numel() - 2 * tokens - sequences)
-        positions, slots, lengths, blocks = torch.split(integers, list(sizes))
-        return positions, slots, lengths, blocks.view(sequences, -1)
+        num_x = tokens * self._model.hidden_size
+        sizes = [num_x, tokens, tokens, sequences]
+        x, positions, slots, lengths, blocks = torch.split(
+            block, [*sizes, block.numel() - sum(sizes)]
+        )
+        x = x.view(torch.float32).view(tokens, -1)
+        return x, positions, slots, lengths, blocks.view(sequences, -1)

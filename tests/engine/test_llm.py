@@ -136,7 +136,7 @@ def test_a_failing_listener_does_not_stop_the_others(llm, caplog):
 
 
 def test_a_failing_step_ends_every_request_with_the_reason(llm, monkeypatch):
-    def broken(batch) -> None:
+    def broken(batch, meanwhile) -> None:
         raise RuntimeError("the kernel broke")
 
     running, waiting = Listener(), Listener()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktops_engine.sampler import Sampler, uniform
+from ktops_engine.sampler import Best, Sampler, best_of, uniform
 from ktops_engine.types import Request, SamplingParams
 
 EOS = 0
@@ -104,3 +104,45 @@ def test_logprobs_are_those_of_the_model_before_temperature():
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10_000))
 def test_uniform_lies_in_the_unit_interval(seed, position):
     assert 0.0 <= uniform(seed, position) < 1.0
+
+
+PARAMS = [
+    {"temperature": 0},
+    {"temperature": 0.7, "seed": 1},
+    {"temperature": 1.3, "seed": 2, "top_p": 1.0, "top_k": 7},
+    {"temperature": 1.0, "seed": 3, "min_p": 0.02, "logit_bias": {3: 5.0}},
+    {"temperature": 0, "presence_penalty": 3.0},
+    {"temperature": 2.0, "seed": 4, "top_p": 0.999},
+]
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_requests_that_share_a_step_draw_what_each_draws_alone(spread):
+    logits = torch.randn(len(PARAMS), 3000) * spread
+    requests = [
+        Request(str(i), [5], SamplingParams(**params, logprobs=2), output_token_ids=[3] * i)
+        for i, params in enumerate(PARAMS)
+    ]
+    sampler = Sampler([EOS])
+    together = sampler(logits, requests)
+    alone = [
+        sampler(row[None], [request])[0] for row, request in zip(logits, requests, strict=True)
+    ]
+    assert together == alone
+
+
+def test_the_likeliest_tokens_may_be_known_already():
+    logits = torch.randn(2, 50)
+    requests = [Request(name, [5], SamplingParams(temperature=0)) for name in "ab"]
+    best = Best([7, 9], [1.5, float("nan")])
+    first, second = Sampler([EOS])(logits, requests, best)
+    assert first.token_id == 7
+    assert second.token_id is None
+
+
+@given(st.integers(1, 3), st.integers(1, 3000))
+def test_the_likeliest_tokens_are_those_of_the_greatest_logits(num_rows, vocab_size):
+    logits = torch.randn(num_rows, vocab_size)
+    best = best_of(logits)
+    assert list(best.token_ids) == logits.argmax(1).tolist()
+    assert list(best.logits) == logits.max(1).values.tolist()
