@@ -151,8 +151,12 @@ void bench_tokens(const Layer& layer, size_t num_tokens, bool with_error) {
   }
   const double products = static_cast<double>(3 * num_tokens * shape.top_k * shape.hidden) *
                           static_cast<double>(shape.intermediate);
-  printf("%6zu %9.3f %8.1f %8.1f %7.2f %9.3f", num_tokens, 1e3 * median(seconds), median(rates),
-         median(reads), median(shares), 2e-12 * products / median(seconds));
+  printf("%6zu %9.3f %8.1f", num_tokens, 1e3 * median(seconds), median(rates));
+  if (median(reads) > 0)
+    printf(" %8.1f %7.2f", median(reads), median(shares));
+  else // all of it is smaller than a piece of what is read
+    printf(" %8s %7s", "-", "-");
+  printf(" %9.3f", 2e-12 * products / median(seconds));
   if (with_error)
     printf("   %.1e", error_of(layer, call));
   printf("\n");

@@ -7,7 +7,6 @@ answer is remembered for a day: it is the machine's, and a busy neighbour change
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
@@ -15,10 +14,9 @@ from typing import cast
 from ktops_engine.gguf import QuantType
 from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
-from ktops_engine.native.cache import cache_folder
 from ktops_engine.native.load import Matrix, Native, NativeBuffer, Pool, load_native
 from ktops_engine.nodes import nodes_of_cpus
-from ktops_engine.remembered import machine_key, recall, remember
+from ktops_engine.remembered import cache_file, keep, machine_key, recall
 
 COLS = 8192
 # Four times the largest third-level cache of a socket, 320 MiB: even a virtual machine of few cores
@@ -41,15 +39,13 @@ def read_bandwidth(machine: MachineFacts) -> float | None:
     info = find_current()
     if info is None:
         return None
-    path = cache_folder(os.environ).parent / FILE
     key, now = machine_key(machine, info.sources_hash), time.time()
-    remembered = recall(path)
-    rate, measured_at = _rate_and_time(remembered.get(key))
+    rate, measured_at = _rate_and_time(recall(cache_file(FILE)).get(key))
     if 0 <= now - measured_at < REMEMBERED_S:
         return rate
     measured = measure_read_bandwidth(load_native(info), machine)
     if measured is not None:
-        remember(path, {**remembered, key: (measured, now)})
+        keep(cache_file(FILE), key, (measured, now))
     return measured
 
 

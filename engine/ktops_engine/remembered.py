@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ktops_engine.machine import MachineFacts
+from ktops_engine.native.cache import cache_folder
 
 
 def machine_key(machine: MachineFacts, sources_hash: str) -> str:
@@ -44,3 +46,14 @@ def remember(path: Path, values: Mapping[str, object]) -> None:
         Path(file.name).replace(path)
     except OSError:
         return
+
+
+def keep(path: Path, key: str, value: object) -> None:
+    """Remember the value of one machine beside those of others."""
+    remember(path, {**recall(path), key: value})
+
+
+def cache_file(name: str) -> Path:
+    """Where what is measured within seconds is kept: beside the native library it was measured
+    with."""
+    return cache_folder(os.environ).parent / name

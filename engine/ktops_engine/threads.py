@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 from ktops_engine.bandwidth import working_set_bytes
@@ -16,10 +14,9 @@ from ktops_engine.bench.shapes import SHAPES
 from ktops_engine.bench.timing import LayerCall, pinned
 from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
-from ktops_engine.native.cache import cache_folder
 from ktops_engine.native.load import Native, load_native
 from ktops_engine.nodes import nodes_of_cpus
-from ktops_engine.remembered import machine_key, recall, remember
+from ktops_engine.remembered import cache_file, keep, machine_key, recall
 
 Rates = tuple[tuple[int, float], ...]
 
@@ -47,7 +44,7 @@ def remembered_thread_rates(machine: MachineFacts) -> Rates:
     info = find_current()
     if info is None:
         return ()
-    return _rates(recall(_file()).get(machine_key(machine, info.sources_hash)))
+    return _rates(recall(cache_file(FILE)).get(machine_key(machine, info.sources_hash)))
 
 
 def thread_rates(machine: MachineFacts, measurer: Measurer | None = None) -> Rates:
@@ -60,12 +57,12 @@ def thread_rates(machine: MachineFacts, measurer: Measurer | None = None) -> Rat
     info = find_current()
     if info is None or len(machine.cpus) < 2:
         return ()
-    remembered, key = recall(_file()), machine_key(machine, info.sources_hash)
-    if rates := _rates(remembered.get(key)):
+    key = machine_key(machine, info.sources_hash)
+    if rates := _rates(recall(cache_file(FILE)).get(key)):
         return rates
     measured = (measurer or measure_thread_rates)(load_native(info), machine)
     if measured.rates and measured.is_steady:
-        remember(_file(), {**remembered, key: measured.rates})
+        keep(cache_file(FILE), key, measured.rates)
     return measured.rates
 
 
@@ -109,10 +106,6 @@ def _rate(native: Native, cpus: tuple[int, ...], nodes: tuple[int, ...], call: L
             call.redraw()
             seconds.append(call.run(pool))
     return 1 / statistics.median(seconds)
-
-
-def _file() -> Path:
-    return cache_folder(os.environ).parent / FILE
 
 
 def _rates(value: object) -> Rates:

@@ -19,7 +19,7 @@ from ktops_engine.config import DummyWeights
 from ktops_engine.demo import demo_path
 from ktops_engine.gguf import QuantType, dequantize
 from ktops_engine.loader import load_model
-from ktops_engine.models.random_rows import RandomRows, random_blocks
+from ktops_engine.models.random_rows import RandomRows, blocks_of_spread
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.load import load_native
 from ktops_engine.node_memory import NodeShare
@@ -40,7 +40,7 @@ def tiny(tmp_path: Path) -> TinyModel:
 
 @pytest.mark.parametrize("kind", QuantType)
 def test_random_blocks_are_numbers_of_the_wanted_spread(kind):
-    data = random_blocks(kind, 2048, 0.0, 0.02)
+    data = blocks_of_spread(kind, 2048, 0.0, 0.02)
     assert data.nbytes == 2048 * kind.block_bytes
     weights = dequantize(kind, data, (2048 * kind.block_size,))
     assert np.isfinite(weights).all()

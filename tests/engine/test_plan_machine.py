@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ from ktops_engine.bandwidth import measure_read_bandwidth, read_bandwidth
 from ktops_engine.gpus import detect_gpus, engine_machine, find_gpu_obstacle
 from ktops_engine.machine import detect_machine
 from ktops_engine.native.load import load_native
+from ktops_engine.remembered import cache_file
 
 MIB = 1 << 20
 SMI = """\
@@ -157,7 +157,7 @@ def test_an_old_or_broken_record_is_measured_again(measured):
     host = detect_machine()
     measured += [10e9, 20e9, 30e9]
     read_bandwidth(host)
-    path = bandwidth.cache_folder(os.environ).parent / bandwidth.FILE
+    path = cache_file(bandwidth.FILE)
     records = json.loads(path.read_text())
     path.write_text(json.dumps({key: (rate, at - 90000) for key, (rate, at) in records.items()}))
     assert read_bandwidth(host) == 20e9

@@ -15,7 +15,7 @@ from resident import resident_bytes
 from ktops_engine import KtopsError
 from ktops_engine.gguf import GgufModel, QuantType, TensorInfo, dequantize
 from ktops_engine.models.pieces import PIECE_BYTES, cut
-from ktops_engine.models.random_rows import random_blocks
+from ktops_engine.models.random_rows import blocks_of_spread
 from ktops_engine.models.shard_file import PAGE_BYTES, ShardFile
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.load import Matrix, Native, Pool, load_native
@@ -61,7 +61,7 @@ def model(tmp_path: Path) -> tuple[GgufModel, dict[str, np.ndarray]]:
     gguf, size = model_of(path, SHAPES)
     content, expected = np.zeros(size, np.uint8), {}
     for name, info in gguf.tensors.items():
-        data = random_blocks(info.type, info.nbytes // info.type.block_bytes, 0.0, 0.1)
+        data = blocks_of_spread(info.type, info.nbytes // info.type.block_bytes, 0.0, 0.1)
         content[info.offset : info.offset + info.nbytes] = data
         expected[name] = dequantize(info.type, data, info.shape)
     path.write_bytes(content.tobytes())

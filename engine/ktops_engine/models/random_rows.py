@@ -43,7 +43,7 @@ class RandomRows:
         stretch = self._stretches.get(key)
         if stretch is None or stretch.nbytes < needed:
             num_blocks = min(-(-needed // block_bytes), DISTINCT_BYTES // block_bytes)
-            blocks = random_blocks(piece.tensor.type, num_blocks, mean, spread)
+            blocks = blocks_of_spread(piece.tensor.type, num_blocks, mean, spread)
             stretch = self._stretches[key] = np.resize(blocks, needed)
         pool.pack(piece.target, stretch.ctypes.data + _first_block(piece) * block_bytes)
 
@@ -54,12 +54,14 @@ def _first_block(piece: Piece) -> int:
     return place % NUM_STARTS
 
 
-def random_blocks(type: QuantType, num_blocks: int, mean: float, spread: float) -> Bytes:
+def blocks_of_spread(type: QuantType, num_blocks: int, mean: float, spread: float) -> Bytes:
     """Blocks of `type` as bytes, [num_blocks * block_bytes]: random weights of about that spread,
     around `mean` where the type is a plain number, around 0 where it is not.
 
     Quants are random bits, scales fit them: of b bits, evenly drawn, they have a standard deviation
-    of 2**b / sqrt(12). The blocks are those of ggml-common.h.
+    of 2**b / sqrt(12). The blocks are those of ggml-common.h. All scales of a K block are the same,
+    so that float16 has the scale of a small spread; where kernels are held against float64, they
+    are drawn as well (`bench.blocks`).
     """
     random = np.random.default_rng(SEED)
     if type.block_size == 1:
