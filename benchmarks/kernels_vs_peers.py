@@ -23,7 +23,6 @@ with our calls. Errors are relative L2 against float64.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import signal
@@ -34,11 +33,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TextIO
 
 import numpy as np
 from ggml_layer import GgmlLayer
+from kt_kernel_layer import KtKernelLayer, from_bfloat16, to_bfloat16
 
 from ktops_engine.bench.layer import ExpertLayer, expert_blocks
 from ktops_engine.bench.shapes import LayerShape, parse_shape
@@ -47,28 +46,8 @@ from ktops_engine.machine import detect_machine
 from ktops_engine.native.build import build_native
 from ktops_engine.native.load import load_native
 
-# Instruction sets of kt-kernel's extensions, best first, with a flag of /proc/cpuinfo each needs.
-VARIANTS = (
-    ("amx", "amx_tile"),
-    ("avx512_bf16", "avx512_bf16"),
-    ("avx512_vnni", "avx512_vnni"),
-    ("avx512_base", "avx512bw"),
-    ("avx2", "avx2"),
-)
-BLOCK_ROWS, GROUP_MIN_TOKENS = 32, 10  # what kt-kernel's own wrapper passes
 OURS, GGML = "ktops", "libggml-cpu.so"
 Measure = Callable[[int, int, float], dict[str, Any]]
-KEPT: list[object] = []  # what kt-kernel uses by address
-
-
-def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 -> uint16 bits of bfloat16, rounded to nearest even."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def new_call(layer: ExpertLayer, num_tokens: int, seed: int) -> LayerCall:
@@ -105,57 +84,13 @@ def start_ktops(shape: LayerShape, threads: int) -> tuple[str, Measure]:
     return native.isa, measure
 
 
-def load_peer(folder: Path) -> tuple[str, ModuleType]:
-    flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].split("\n")[0].split())
-    for variant, flag in VARIANTS:
-        files = sorted(folder.glob(f"kt_kernel/_kt_kernel_ext_{variant}.*.so"))
-        if flag in flags and files:
-            spec = importlib.util.spec_from_file_location("kt_kernel_ext", files[0])
-            if spec is None or spec.loader is None:
-                continue
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return variant, module
-    raise SystemExit(f"{folder} holds no extension of kt-kernel that this CPU can run")
-
-
-def start_peer(
+def start_kt_kernel(
     shape: LayerShape, threads: int, folder: Path, max_tokens: int
 ) -> tuple[str, Measure]:
-    variant, module = load_peer(folder)
-    pool_config = module.WorkerPoolConfig()
-    pool_config.subpool_count = 1
-    pool_config.subpool_numa_map = [0]
-    pool_config.subpool_thread_count = [threads]
-    engine = module.CPUInfer(pool_config)
-    on_gpu = np.zeros(shape.num_experts, dtype=np.bool_)
-    config = module.moe.MOEConfig(
-        shape.num_experts,
-        shape.num_experts_per_tok,
-        shape.hidden_size,
-        shape.moe_intermediate_size,
-        on_gpu.ctypes.data,
-    )
-    config.layer_idx = 0
-    config.pool = engine.backend_
-    config.m_block = BLOCK_ROWS
-    config.group_min_len = GROUP_MIN_TOKENS
-    config.max_len = config.group_max_len = max(max_tokens, GROUP_MIN_TOKENS)
-    types = module.kvcache.ggml_type
-    weights = [np.tile(part.ravel(), shape.num_experts) for part in expert_blocks(shape)]
-    config.gate_proj, config.up_proj, config.down_proj = (part.ctypes.data for part in weights)
-    config.gate_type = config.up_type = int(shape.gate_type)
-    config.down_type = int(shape.down_type)
-    config.hidden_type = types.BF16
-    moe = module.moe.MOE(config)
-    order = np.arange(shape.num_experts, dtype=np.int64)
-    engine.submit(moe.load_weights_task(order.ctypes.data))
-    engine.sync()
-    KEPT.extend((on_gpu, config, order, weights))
-
+    layer = KtKernelLayer(folder, threads, shape, expert_blocks(shape), max_tokens)
+    native = load_native(build_native())
     # The float64 reference dequantises with our library, of a layer of one expert's size: all
     # experts have the same weights.
-    native = load_native(build_native())
     with native.create_pool(detect_machine().cpus[:1]) as pool:
         one = ExpertLayer(native, pool, replace(shape, num_experts=shape.num_experts_per_tok))
 
@@ -163,26 +98,7 @@ def start_peer(
         call = new_call(ExpertShapeOnly(shape), num_tokens, seed)  # type: ignore[arg-type]
         x = to_bfloat16(call.x)
         y = np.zeros_like(x)
-        count = np.array([num_tokens], dtype=np.int32)
-
-        def run() -> float:
-            ids = call.ids.astype(np.int64)
-            start = time.perf_counter()
-            engine.submit(
-                moe.forward_task(
-                    count.ctypes.data,
-                    shape.num_experts_per_tok,
-                    ids.ctypes.data,
-                    call.weights.ctypes.data,
-                    x.ctypes.data,
-                    y.ctypes.data,
-                    False,
-                )
-            )
-            engine.sync()
-            return time.perf_counter() - start
-
-        found = collect(run, call, seconds, lambda: 0.0)
+        found = collect(lambda: layer.run(x, call.ids, call.weights, y), call, seconds, lambda: 0.0)
         if seed:
             return {**found, "error": None}
         checked = new_call(one, num_tokens, seed)
@@ -190,7 +106,7 @@ def start_peer(
         checked.ids = np.tile(np.arange(shape.num_experts_per_tok, dtype=np.int32), (num_tokens, 1))
         return {**found, "error": checked.relative_l2()}
 
-    return f"kt-kernel {variant}", measure
+    return f"kt-kernel {layer.variant}", measure
 
 
 def start_ggml(shape: LayerShape, threads: int, folder: Path) -> tuple[str, Measure]:
@@ -237,7 +153,7 @@ def serve_side(args: argparse.Namespace, shape: LayerShape) -> None:
         if (args.peer / GGML).is_file():
             isa, measure = start_ggml(shape, int(args.side), args.peer)
         else:
-            isa, measure = start_peer(shape, int(args.side), args.peer, max(args.tokens))
+            isa, measure = start_kt_kernel(shape, int(args.side), args.peer, max(args.tokens))
         answer_orders(answers, isa, measure)
 
 
