@@ -23,7 +23,7 @@ from ktops_engine.scheduler import Scheduler, SchedulerLimits
 from ktops_engine.stats import EngineStats
 from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer
-from ktops_engine.types import Request, SamplingParams, StepOutput
+from ktops_engine.types import WARM_UP, LoadProgress, Request, SamplingParams, StepOutput
 
 
 class LLM:
@@ -57,6 +57,8 @@ class LLM:
         """
         loaded = load_model(config, on_progress, on_note)
         try:
+            if loaded.placement.gpus and on_progress is not None:
+                on_progress(LoadProgress(WARM_UP, 0, 0))
             return cls(loaded, config)
         except BaseException:
             loaded.free()

@@ -124,9 +124,13 @@ class Batch:
         return sum(item.num_tokens for item in self.items)
 
 
+WARM_UP = "warm-up"
+
+
 @dataclass(frozen=True)
 class LoadProgress:
-    """A point of loading. `stage` is a short lower-case word such as "read" or "warm-up"."""
+    """A point of loading. `stage` is a short lower-case word such as "read" or `WARM_UP`, which
+    has no bytes: the GPU kernels are compiled, or taken from Triton's cache."""
 
     stage: str
     done_bytes: int

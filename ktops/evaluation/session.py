@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ktops.evaluation.matching import refuse_other_text, refuse_other_tokens, same_number
 from ktops.evaluation.progress import EvalView
-from ktops.launch.progress import LoadView
+from ktops.launch.progress import COMPILING, LoadView
 from ktops.launch.serving import admit, planned_config
 from ktops.launch.stages import Order, obtain
 from ktops.output import Mode, Output
@@ -171,7 +171,10 @@ def _evaluate(
 ) -> Evaluation:
     from ktops_engine.evaluate.run import evaluate
 
-    with EvalView(_on_stderr(output)) as view:
+    shown = _on_stderr(output)
+    if loaded.placement.gpus:
+        shown.stage("load", COMPILING)
+    with EvalView(shown) as view:
         return evaluate(loaded, windows, reference=reader, writer=writer, on_progress=view.update)
 
 

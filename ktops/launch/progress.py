@@ -14,12 +14,14 @@ from ktops.live_bar import StageBar
 from ktops.output import Output
 from ktops.units import format_bytes, format_duration, format_rate
 from ktops_engine.text import Text, joined, text
+from ktops_engine.types import WARM_UP
 
 if TYPE_CHECKING:
     from ktops_engine.types import LoadProgress
 
 LINE_INTERVAL_S = 10.0
 SLOW_S = 1.0  # from here on a rate says something
+COMPILING = text("compiling the GPU kernels (about half a minute the first time)")
 PLACE, READ, FILL = "place", "read", "fill"  # the engine's names of the stages that take long
 
 
@@ -42,6 +44,8 @@ class _Line:
 
     @property
     def detail(self) -> Text:
+        if self.stage == WARM_UP:
+            return COMPILING
         if not self.total_bytes:
             return joined([self.stage])
         done, total = format_bytes(self.done_bytes), format_bytes(self.total_bytes)
@@ -107,7 +111,8 @@ class LoadView:
         """Show `progress`: at once on a terminal, else every few seconds and at a stage's end."""
         with self._lock:
             now = self._clock()
-            if progress.stage != self._stage:
+            is_new = progress.stage != self._stage
+            if is_new:
                 self._stage, self._stage_started = progress.stage, now
             self._read_bytes = max(self._read_bytes, progress.done_bytes)
             is_whole = 0 < progress.total_bytes <= progress.done_bytes
@@ -120,7 +125,7 @@ class LoadView:
             self._watchdog.beat(text("setting up the model") if is_whole else line.detail)
             if self._bar.shown:
                 self._bar.update(progress.done_bytes, progress.total_bytes, line.detail)
-            elif now - self._last_line >= LINE_INTERVAL_S:
+            elif (is_new and line.stage == WARM_UP) or now - self._last_line >= LINE_INTERVAL_S:
                 self._last_line = now
                 percent = [f"{line.percent} %"] if line.total_bytes else []
                 self._output.stage("load", joined([*percent, line.detail], "  "))

@@ -9,7 +9,7 @@ import pytest
 from ktops.launch.progress import LoadView
 from ktops.output import Mode, Output
 from ktops.units import format_bytes, format_bytes_decimal, format_duration, format_rate
-from ktops_engine.types import LoadProgress
+from ktops_engine.types import WARM_UP, LoadProgress
 
 GIB = 1 << 30
 
@@ -30,7 +30,6 @@ def load(output: Output, seconds_a_step: float) -> None:
         for done in range(5):
             view.update(LoadProgress("read", done * GIB, 4 * GIB))
             clock.now += seconds_a_step
-        view.update(LoadProgress("warm-up", 0, 0))
         view.finish()
 
 
@@ -52,6 +51,18 @@ def test_random_weights_are_filled_in_not_read(capsys):
             view.update(LoadProgress("fill", done * GIB, 2 * GIB))
             clock.now += 12
     assert "  load    50 %  filled 1 GiB of 2 GiB  89.5 MB/s  0:12 left" in capsys.readouterr().err
+
+
+def test_compiling_the_gpu_kernels_is_said_at_once(capsys):
+    clock = Clock()
+    with LoadView(Output(), clock) as view:
+        view.update(LoadProgress("read", 2 * GIB, 2 * GIB))
+        for _ in range(2):
+            clock.now += 1
+            view.update(LoadProgress(WARM_UP, 0, 0))
+    assert capsys.readouterr().err.splitlines() == [
+        "  load    compiling the GPU kernels (about half a minute the first time)"
+    ]
 
 
 def test_a_fast_load_is_one_line(capsys):
