@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter
 
-from ktops_engine.server.body import read_json
 from ktops_engine.server.chat_answer import ChatAnswer
 from ktops_engine.server.choice import Choice
 from ktops_engine.server.generation import Generation, Job
-from ktops_engine.server.openai_types import ChatRequest, validate
+from ktops_engine.server.generation_route import generation_router
+from ktops_engine.server.openai_types import ChatRequest
 from ktops_engine.server.reasoning import THINK_OPEN, ReasoningSplit
-from ktops_engine.server.respond import respond
 from ktops_engine.server.sampling import (
     for_choice,
     max_answer_tokens,
@@ -25,28 +23,12 @@ from ktops_engine.server.unsupported import refuse_unsupported_chat
 
 def chat_router(service: Service) -> APIRouter:
     """The route of chat completions."""
-    router = APIRouter()
-
-    @router.post("/chat/completions")
-    async def create_chat_completion(request: Request) -> Response:
-        service.handle.engine()  # not ready: say so before anything else
-        body = validate(ChatRequest, await read_json(request, service.config.max_body_bytes))
-        service.check_model(body.model)
-        refuse_unsupported_chat(body)
-        generation, answer = await _start(service, body)
-        return await respond(
-            request,
-            generation,
-            answer,
-            stream=bool(body.stream),
-            keep_alive_s=service.config.keep_alive_s,
-        )
-
-    return router
+    return generation_router("/chat/completions", service, ChatRequest, _start)
 
 
 async def _start(service: Service, body: ChatRequest) -> tuple[Generation, ChatAnswer]:
     """Check the rest of the request and hand it to the engine. Raises ApiError."""
+    refuse_unsupported_chat(body)
     engine, config = service.handle.engine(), service.config
     tokenizer = engine.tokenizer
     stops = stop_strings(body.stop)
@@ -74,5 +56,5 @@ async def _start(service: Service, body: ChatRequest) -> tuple[Generation, ChatA
     ]
     jobs = [Job(prompt, for_choice(params, choice.index)) for choice in choices]
     generation = Generation.start(service.handle, jobs, service.metrics)
-    answer = ChatAnswer(body, config.model_id, tokenizer, generation, choices, len(prompt))
+    answer = ChatAnswer(body, config.model_id, tokenizer, generation, choices, [len(prompt)])
     return generation, answer

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
+from ktops_engine.server.answer import OpenAIAnswer
 from ktops_engine.server.choice import Choice
 from ktops_engine.server.generation import Generation
 from ktops_engine.server.logprobs import chat_logprobs
 from ktops_engine.server.openai_types import ChatRequest
 from ktops_engine.server.reasoning import Delta
-from ktops_engine.server.respond import StreamUsage
 from ktops_engine.server.sse import frame
-from ktops_engine.server.usage import usage
 from ktops_engine.tokenizer import Tokenizer
 
 
-class ChatAnswer:
-    """The answer to one chat request, of `choices` over one prompt of `prompt_tokens` tokens."""
+class ChatAnswer(OpenAIAnswer):
+    """The answer to one chat request; see OpenAIAnswer."""
 
     def __init__(
         self,
@@ -27,25 +24,16 @@ class ChatAnswer:
         tokenizer: Tokenizer,
         generation: Generation,
         choices: Sequence[Choice],
-        prompt_tokens: int,
+        prompt_lengths: Sequence[int],
     ) -> None:
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-        self._model_id = model_id
-        self._tokenizer = tokenizer
-        self._generation = generation
-        self._choices = choices
-        self._prompt_tokens = prompt_tokens
+        super().__init__("chatcmpl", body, model_id, tokenizer, generation, choices, prompt_lengths)
         self._with_logprobs = bool(body.logprobs)
-        self._stream_usage = StreamUsage(body)
 
     async def complete(self) -> dict[str, object]:
         deltas: list[list[Delta]] = [[] for _ in self._choices]
-        while (step := await self._generation.next()) is not None:
-            choice = self._choices[step[0]]
-            deltas[choice.index].append(choice.advance(step[1]))
-            if choice.finish_reason is not None:
-                self._generation.finish(choice.index)
+        while (step := await self._next()) is not None:
+            choice, delta = step
+            deltas[choice.index].append(delta)
         return {
             **self._head("chat.completion"),
             "choices": [self._message(choice, deltas[choice.index]) for choice in self._choices],
@@ -54,9 +42,8 @@ class ChatAnswer:
 
     async def frames(self) -> AsyncGenerator[bytes]:
         started: set[int] = set()
-        while (step := await self._generation.next()) is not None:
-            choice = self._choices[step[0]]
-            delta = choice.advance(step[1])
+        while (step := await self._next()) is not None:
+            choice, delta = step
             if choice.index not in started:
                 # With the first token, not before: clients take the time of the first chunk.
                 started.add(choice.index)
@@ -64,7 +51,6 @@ class ChatAnswer:
             for part in _parts(delta):
                 yield self._chunk(choice, part, logprobs=self._logprobs(choice))
             if choice.finish_reason is not None:
-                self._generation.finish(choice.index)
                 yield self._chunk(
                     choice,
                     {},
@@ -108,17 +94,7 @@ class ChatAnswer:
                 "finish_reason": finish_reason,
             }
         ]
-        if self._stream_usage.at_end:
-            chunk["usage"] = self._usage() if self._stream_usage.in_every_chunk else None
-        return frame(chunk)
-
-    def _head(self, kind: str) -> dict[str, object]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._model_id,
-        }
+        return frame({**chunk, **self._chunk_usage()})
 
     def _logprobs(self, choice: Choice) -> dict[str, object] | None:
         """Those of the tokens not reported yet; null where there are none."""
@@ -126,9 +102,6 @@ class ChatAnswer:
         if not self._with_logprobs or not entries:
             return None
         return chat_logprobs(self._tokenizer, entries)
-
-    def _usage(self) -> dict[str, object]:
-        return usage([self._prompt_tokens], self._choices)
 
 
 def _parts(delta: Delta) -> Iterator[dict[str, str]]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter
 
-from ktops_engine.server.body import read_json
 from ktops_engine.server.choice import Choice
 from ktops_engine.server.completion_answer import CompletionAnswer
 from ktops_engine.server.errors import bad_request
 from ktops_engine.server.generation import Generation, Job
-from ktops_engine.server.openai_types import MAX_CHOICES, CompletionRequest, validate
-from ktops_engine.server.respond import respond
+from ktops_engine.server.generation_route import generation_router
+from ktops_engine.server.openai_types import MAX_CHOICES, CompletionRequest
 from ktops_engine.server.sampling import (
     for_choice,
     max_answer_tokens,
@@ -28,28 +26,12 @@ from ktops_engine.tokenizer import Tokenizer
 
 def completions_router(service: Service) -> APIRouter:
     """The route of text completions."""
-    router = APIRouter()
-
-    @router.post("/completions")
-    async def create_completion(request: Request) -> Response:
-        service.handle.engine()  # not ready: say so before anything else
-        body = validate(CompletionRequest, await read_json(request, service.config.max_body_bytes))
-        service.check_model(body.model)
-        refuse_unsupported_completion(body)
-        generation, answer = await _start(service, body)
-        return await respond(
-            request,
-            generation,
-            answer,
-            stream=bool(body.stream),
-            keep_alive_s=service.config.keep_alive_s,
-        )
-
-    return router
+    return generation_router("/completions", service, CompletionRequest, _start)
 
 
 async def _start(service: Service, body: CompletionRequest) -> tuple[Generation, CompletionAnswer]:
     """Check the rest of the request and hand it to the engine. Raises ApiError."""
+    refuse_unsupported_completion(body)
     engine, config = service.handle.engine(), service.config
     tokenizer = engine.tokenizer
     stops = stop_strings(body.stop)
