@@ -2,8 +2,8 @@
 
     python benchmarks/hybrid_speed.py --model r1-q4km --num-hidden-layers 11 --gpu-experts 0
 
-Prints decode and prompt tokens a second, beside what the memory alone would allow a decode, the
-prediction of the plan, and the memory that the process takes. Runs the engine as the server does,
+Prints decode and prompt tokens a second, what the memory alone would allow a decode, and speeds
+and memory beside what the plan predicted of them. Runs the engine as the server does,
 but without HTTP.
 """
 
@@ -14,7 +14,6 @@ import json
 import random
 import statistics
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,6 +44,15 @@ def vram_bytes() -> int:
     return total - free
 
 
+def held_line(name: str, predicted: tuple[float, float] | None, measured: float) -> str:
+    """A measured figure beside its prediction, (low, high)."""
+    if predicted is None or not predicted[0]:
+        return f"{name:24} {'-':>16} {measured:10.1f}"
+    low, high = predicted
+    ratios = f"{measured / low:.2f} and {measured / high:.2f}"
+    return f"{name:24} {f'{low:.1f} to {high:.1f}':>16} {measured:10.1f} {ratios:>24}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="r1-q4km")
@@ -65,7 +73,7 @@ def main() -> None:
     from ktops_engine import LLM, EngineConfig
     from ktops_engine.config import DummyWeights
     from ktops_engine.demo import demo_path
-    from ktops_engine.plan import facts_of_files, predict
+    from ktops_engine.plan import facts_of_files, predict, predict_prompt
     from ktops_engine.source import open_source
 
     machine = this_machine()
@@ -122,19 +130,25 @@ def main() -> None:
         experts = source.config.num_experts_per_tok / source.config.n_routed_experts
         limit = facts.bytes.routed_experts * experts / machine.read_bandwidth
         found["decode_memory_limit_tok_s"] = 1 / limit
-    known = replace(machine, gpus=machine.gpus[:1] if placement.gpus else ())
-    prediction = predict(placement, facts, known)
-    found["predicted_decode"] = getattr(prediction, "decode_tokens_per_s", None)
-    found["predicted_prefill"] = getattr(prediction, "prefill_tokens_per_s", None)
+    decode = getattr(predict(placement, facts, machine), "decode_tokens_per_s", None)
+    held = [("decode, tok/s", decode, found["decode_tok_s"])]
     for count in args.prompts:
         timed(llm, prompt(count), 1)
         rates = [count / timed(llm, prompt(count), 1)[0] for _ in range(args.repeat)]
         found[f"prompt_{count}_tok_s"] = [round(rate, 1) for rate in rates]
+        predicted = getattr(predict_prompt(placement, facts, machine, count), "tokens_per_s", None)
+        held.append((f"prompt of {count}, tok/s", predicted, statistics.median(rates)))
         print(f"prompt of {count}: {found[f'prompt_{count}_tok_s']} tok/s", flush=True)
     found["rss_gib"] = psutil.Process().memory_info().rss / (1 << 30)
     found["vram_gib"] = (vram_bytes() - vram_before) / (1 << 30)
+    held.append(("GPU memory, GiB", (found["planned_vram_gib"],) * 2, found["vram_gib"]))
+    held.append(("RAM, GiB", (placement.total_bytes / (1 << 30),) * 2, found["rss_gib"]))
+    found["predicted"] = {name: predicted for name, predicted, _ in held}
     for name, value in found.items():
         print(f"{name:28} {value}")
+    print(f"{'':24} {'predicted':>16} {'measured':>10} {'ratio to low and high':>24}")
+    for name, predicted, measured in held:
+        print(held_line(name, predicted, measured))
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1))
     llm.shutdown()

@@ -19,13 +19,15 @@ from typing import Any, cast
 
 from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
-from ktops_engine.plan import ModelFacts, Placement
+from ktops_engine.plan import ModelFacts, Part, Placement
 from ktops_engine.remembered import machine_key, recall, remember, state_folder
 from ktops_engine.speed_meter import Figure, Speeds
 
 FILE = "speeds.json"
 MAX_ENTRIES = 200  # the oldest are forgotten
 SAVE_EVERY_S = 60.0
+# Parts of a placement that the context decides about, and not the speed.
+NOT_WEIGHTS = (Part.KV_CACHE, Part.BUFFERS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def speed_key(
     model = facts.config
     shape = (model.hidden_size, model.num_attention_heads, model.n_routed_experts)
     devices = [
-        (share.device, share.weights_bytes, share.routed_bytes)
+        (share.device, [row for row in share.parts.items() if row[0] not in NOT_WEIGHTS])
         for share in (placement.ram, *placement.gpus)
     ]
     gpus = [machine.gpus[int(share.device.removeprefix("gpu"))].name for share in placement.gpus]
