@@ -10,6 +10,7 @@ import torch
 from ktops_engine.decode_graph import DecodeGraph
 from ktops_engine.errors import KtopsError
 from ktops_engine.gpu_memory import compute_within
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import HybridModel
 from ktops_engine.sampler import Sampler
@@ -19,7 +20,6 @@ from ktops_engine.types import Batch, Request, Sampled
 
 logger = logging.getLogger(__name__)
 
-MAX_GRAPH_SEQUENCES = 16  # that decode in one replay; more run layer by layer
 # Prompts that use every form of the kernels: few tokens, many, and few to many for an expert.
 WARM_UP_TOKENS = (5, 32, 512, 2048)
 
@@ -114,7 +114,7 @@ class GpuRunner:
 
 
 def _is_decode(batch: Batch) -> bool:
-    return batch.num_tokens == len(batch.items) <= MAX_GRAPH_SEQUENCES
+    return batch.num_tokens == len(batch.items) <= MAX_FEW_TOKENS
 
 
 def _last_rows(batch: Batch) -> list[int]:

@@ -7,14 +7,17 @@ import torch
 from gpu_matrices import QUANTISED, random_matrix
 
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels.gemv import gemv, gemv_gate_up, gemv_heads
+from ktops_engine.kernels.gemv import gemv, gemv_gate_up, gemv_heads, gemv_stacked
+from ktops_engine.kernels.gemv_few import FEW_TOKENS
 from ktops_engine.layers import gpu_linear
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
 
 TYPES = [*QUANTISED, QuantType.BF16]
 # Weights and results are rounded to bfloat16, which the interpreter does by cutting off.
 BOUND = 8e-3
-FLOAT_BOUND = 1e-4  # one token, float32 throughout
+FLOAT_BOUND = 1e-4  # where sums are float32 throughout
+
+MORE = FEW_TOKENS + 1
 
 by_type = pytest.mark.parametrize("type", TYPES, ids=lambda type: type.name)
 
@@ -32,10 +35,13 @@ def error(out: torch.Tensor, expected: torch.Tensor) -> float:
     return float((out.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("num_tokens", [1, FEW_TOKENS - 1])
 @by_type
-def test_one_token_is_multiplied_in_float32(type: QuantType, device: str) -> None:
+def test_few_tokens_are_multiplied_in_float32(
+    type: QuantType, num_tokens: int, device: str
+) -> None:
     matrix, weights = random_matrix(type, 48, 3 * max(type.block_size, 32), 1, device, 1)
-    x = tokens(1, matrix.cols, device=device)
+    x = tokens(num_tokens, matrix.cols, device=device)
     y = gemv(matrix, x, out_dtype=torch.float32)
     assert y.dtype == torch.float32
     assert error(y, products(x, weights[0])) <= FLOAT_BOUND
@@ -43,9 +49,9 @@ def test_one_token_is_multiplied_in_float32(type: QuantType, device: str) -> Non
 
 
 @by_type
-def test_a_few_tokens_are_multiplied(type: QuantType, device: str) -> None:
+def test_more_tokens_are_multiplied(type: QuantType, device: str) -> None:
     matrix, weights = random_matrix(type, 80, 3 * max(type.block_size, 32), 1, device, 2)
-    x = tokens(5, matrix.cols, device=device)
+    x = tokens(MORE, matrix.cols, device=device)
     assert error(gemv(matrix, x), products(x, weights[0])) <= BOUND
 
 
@@ -64,7 +70,7 @@ def test_products_are_added_to_the_residual_stream(
     assert torch.equal(memory[[0, -1]], before[[0, -1]])
 
 
-@pytest.mark.parametrize("num_tokens", [1, 3])
+@pytest.mark.parametrize("num_tokens", [1, MORE])
 @pytest.mark.parametrize(
     "types",
     [(QuantType.Q4_K, QuantType.Q4_K), (QuantType.Q8_0, QuantType.Q5_0), (QuantType.BF16,) * 2],
@@ -84,21 +90,39 @@ def test_gate_and_up_are_one_launch(
 def test_columns_of_a_matrix_with_few_rows_are_cut(device: str) -> None:
     gate, gate_weights = random_matrix(QuantType.Q8_0, 48, 1056, 1, device, 11)
     up, up_weights = random_matrix(QuantType.Q8_0, 48, 1056, 1, device, 12)
-    x = tokens(3, 1056, device=device)
+    x = tokens(MORE, 1056, device=device)
     gates, ups = products(x, gate_weights[0]), products(x, up_weights[0])
     assert error(gemv(gate, x), gates) <= BOUND
-    stream = torch.ones(3, 48, device=device)
+    stream = torch.ones(MORE, 48, device=device)
     assert error(gemv(up, x, add_to=stream), ups + 1) <= BOUND
     assert error(gemv_gate_up(gate, up, x), torch.nn.functional.silu(gates) * ups) <= 2 * BOUND
 
 
-@pytest.mark.parametrize("num_tokens", [1, 3])
+@pytest.mark.parametrize("num_tokens", [1, 3, MORE])
 @pytest.mark.parametrize("type", [QuantType.Q8_0, QuantType.BF16], ids=lambda type: type.name)
 def test_every_head_has_its_matrix(type: QuantType, num_tokens: int, device: str) -> None:
     matrix, weights = random_matrix(type, 16, 128, 3, device, 6)
-    x = tokens(num_tokens, 3, 128, device=device)
+    x = tokens(num_tokens, 3, 192, device=device)[..., 64:]
     expected = torch.einsum("thc,hrc->thr", x.double(), weights.double())
     assert error(gemv_heads(matrix, x), expected) <= BOUND
+
+
+@pytest.mark.parametrize("num_tokens", [1, MORE])
+@pytest.mark.parametrize(
+    "types",
+    [(QuantType.Q4_0, QuantType.Q4_0), (QuantType.Q8_0, QuantType.Q5_0), (QuantType.BF16,) * 2],
+    ids=lambda types: "-".join(type.name for type in types),
+)
+def test_two_matrices_are_multiplied_at_once(
+    types: tuple[QuantType, QuantType], num_tokens: int, device: str
+) -> None:
+    top, top_weights = random_matrix(types[0], 128, 96, 1, device, 13)
+    below, below_weights = random_matrix(types[1], 48, 96, 1, device, 14)
+    x = tokens(num_tokens, 96, device=device)
+    first, second = gemv_stacked(top, below, x)
+    assert first.dtype == second.dtype == torch.float32
+    assert error(first, products(x, top_weights[0])) <= BOUND
+    assert error(second, products(x, below_weights[0])) <= BOUND
 
 
 @pytest.mark.parametrize("num_tokens", [2, 17])
@@ -124,8 +148,10 @@ def test_what_does_not_fit_is_refused(device: str) -> None:
     x = tokens(1, 64, device=device)
     with pytest.raises(ValueError, match="64 columns"):
         gemv(matrix, tokens(17, 64, device=device))
-    with pytest.raises(ValueError, match="not contiguous bfloat16"):
+    with pytest.raises(ValueError, match="not rows of bfloat16"):
         gemv(matrix, x.float())
+    with pytest.raises(ValueError, match="not rows of bfloat16"):
+        gemv(matrix, tokens(2, 65, device=device)[:, 1:])
     with pytest.raises(ValueError, match="2 matrices"):
         gemv(other, x)
     with pytest.raises(ValueError, match="add_to"):

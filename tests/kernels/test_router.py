@@ -8,7 +8,8 @@ import pytest
 import torch
 from attention_reference import relative_error
 
-from ktops_engine.kernels.router import MAX_GEMV_TOKENS, route, route_logits
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
+from ktops_engine.kernels.router import route, route_logits
 from ktops_engine.model_config import ModelConfig
 
 _BASE = ModelConfig(
@@ -127,5 +128,5 @@ def test_logits_have_the_precision_of_float32(
 
     logits = route_logits(x, weight)
 
-    bound = 1e-6 if num_tokens <= MAX_GEMV_TOKENS else 1e-5
+    bound = 1e-6 if num_tokens <= MAX_FEW_TOKENS else 1e-5
     assert relative_error(logits, x.double() @ weight.double().t()) < bound

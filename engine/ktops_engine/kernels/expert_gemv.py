@@ -17,12 +17,8 @@ from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.unpack import (
     PANEL_ROWS,
     UNITS,
-    load_header,
-    load_run,
     panel_words,
-    part_word,
-    scale,
-    value,
+    unit_products,
 )
 
 GATE_WARPS = 4
@@ -82,40 +78,6 @@ def _slot(expert_ids, slots, pair, mask):
 
 
 @triton.jit
-def _dots(
-    data, panel, unit, mask, x, x_unit,
-    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, NUM_BLOCKS: tl.constexpr,
-):  # fmt: skip
-    """Products of units of 16 rows with vectors: [units, 16] float32.
-
-    panel: [units, 16] int64, words to the panel; unit: [units, 1]; x: pointer to four bfloat16 at
-    once, x_unit: which unit of it, [units, 1].
-    """
-    row = tl.arange(0, 16)[None, :]
-    header = load_header(TYPE, data, panel, row, unit, NUM_BLOCKS, mask)
-    total = tl.zeros(panel.shape, tl.float32)
-    for RUN in tl.static_range(RUNS):
-        run = load_run(TYPE, RUN, data, panel, row, unit, mask)
-        for PART in tl.static_range(PARTS):
-            products = tl.zeros(panel.shape, tl.float32)
-            sums = tl.zeros(x_unit.shape, tl.float32)
-            for J in tl.static_range(4):
-                at = x_unit * (PARTS * RUNS * 4) + (4 * (PART * RUNS + RUN) + J)
-                four = tl.load(x + at, mask=mask, other=0)
-                word = part_word(TYPE, PART, J, run)
-                for K in tl.static_range(4):
-                    # A bfloat16 is the upper half of a float32.
-                    half = (four >> (32 * (K // 2))).to(tl.int32)
-                    bits = half & -65536 if K % 2 else half << 16
-                    x_k = bits.to(tl.float32, bitcast=True)
-                    products += x_k * value(TYPE, PART, K, word, run[12])
-                    sums += x_k
-            a, b = scale(TYPE, PART, RUN, header, unit)
-            total += a * products - b * sums
-    return total
-
-
-@triton.jit
 def _gate_up(
     x, gate, up, h, expert_ids, slots,
     TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, NUM_PANELS: tl.constexpr,
@@ -127,15 +89,20 @@ def _gate_up(
     slot = _slot(expert_ids, slots, pair, True)
     if slot >= 0:
         panel = (slot * NUM_PANELS + tl.program_id(0)) * PANEL_WORDS
-        panel = panel + tl.zeros((UNITS, 16), tl.int64)
+        row = tl.arange(0, 16)[None, :]
+        panel = panel + row * 0
         x += (pair // TOP_K) * NUM_UNITS * (PARTS * RUNS * 4)
         gates = tl.zeros((UNITS, 16), tl.float32)
         ups = tl.zeros((UNITS, 16), tl.float32)
         for start in range(0, NUM_UNITS, UNITS):
             unit = (start + tl.arange(0, UNITS))[:, None]
             mask = unit < NUM_UNITS
-            gates += _dots(gate, panel, unit, mask, x, unit, TYPE, PARTS, RUNS, NUM_BLOCKS)
-            ups += _dots(up, panel, unit, mask, x, unit, TYPE, PARTS, RUNS, NUM_BLOCKS)
+            gates += unit_products(
+                gate, panel, row, unit, mask, NUM_BLOCKS, (x,), unit, TYPE, PARTS, RUNS
+            )[0]
+            ups += unit_products(
+                up, panel, row, unit, mask, NUM_BLOCKS, (x,), unit, TYPE, PARTS, RUNS
+            )[0]
         result = tl.sum(gates, axis=0)
         result = result * tl.sigmoid(result) * tl.sum(ups, axis=0)
         rows = pair * (NUM_PANELS * 16) + tl.program_id(0) * 16 + tl.arange(0, 16)
@@ -152,6 +119,7 @@ def _down(
     """One program: 16 rows of a token; the units of all its experts are one long row to it. h:
     int64 [pairs, intermediate / 4]."""
     token = tl.program_id(1)
+    row = tl.arange(0, 16)[None, :]
     total = tl.zeros((UNITS, 16), tl.float32)
     for start in range(0, NUM_UNITS * TOP_K, UNITS):
         unit = (start + tl.arange(0, UNITS))[:, None]
@@ -160,10 +128,12 @@ def _down(
         slot = _slot(expert_ids, slots, pair, mask)
         mask = slot >= 0
         weight = tl.load(expert_weights + pair, mask=mask, other=0.0)
-        panel = (slot * NUM_PANELS + tl.program_id(0)) * PANEL_WORDS
-        panel = panel + tl.zeros((UNITS, 16), tl.int64)
+        panel = (slot * NUM_PANELS + tl.program_id(0)) * PANEL_WORDS + row * 0
         place = unit % NUM_UNITS
         at = token * (TOP_K * NUM_UNITS) + unit
-        total += weight * _dots(down, panel, place, mask, h, at, TYPE, PARTS, RUNS, NUM_BLOCKS)
+        products = unit_products(
+            down, panel, row, place, mask, NUM_BLOCKS, (h,), at, TYPE, PARTS, RUNS
+        )
+        total += weight * products[0]
     target = y + token * (NUM_PANELS * 16) + tl.program_id(0) * 16 + tl.arange(0, 16)
     tl.store(target, tl.load(target) + tl.sum(total, axis=0))

@@ -1,4 +1,4 @@
-"""Products of quantised matrices with 2 to 16 tokens, on the tensor cores; see `gemv`.
+"""Products of quantised matrices with up to 16 tokens, on the tensor cores; see `gemv`.
 
 A program takes 64 rows: their weights become a bfloat16 tile, the left operand, so that the tokens,
 16 whatever their number, are the narrow side. Matrices with few rows are cut along the columns too;
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.kernels.dot import dot
-from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.kernels.matrix import GpuMatrix, Join
 from ktops_engine.kernels.unpack import (
     PANEL_ROWS,
     UNITS,
@@ -22,9 +22,8 @@ from ktops_engine.kernels.unpack import (
     unpack_run,
 )
 
-MAX_TOKENS = 16
 _UNITS = 4  # a step of the loop
-_ROWS = 64  # the tensor cores' smallest left operand
+TILE_ROWS = 64  # the tensor cores' smallest left operand
 _SUMMED = 256  # results a program of the second kernel
 _MAX_SPLITS = 8
 
@@ -70,32 +69,42 @@ def _products(
 
 
 @triton.jit(
-    do_not_specialize=["num_tokens", "num_panels", "num_units", "num_blocks", "split_units"]
+    do_not_specialize=[
+        "num_tokens",
+        "num_panels",
+        "top_panels",
+        "num_units",
+        "num_blocks",
+        "split_units",
+    ]
 )
 def _many_kernel(
     data,
-    up_data,
+    other,
     x,
     y,
     num_tokens,
     num_panels,
+    top_panels,
     num_units,
     num_blocks,
     split_units,
     panel_stride,
+    token_stride,
+    head_stride,
     TYPE: tl.constexpr,
     PARTS: tl.constexpr,
     RUNS: tl.constexpr,
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
-    GATED: tl.constexpr,
+    JOIN: tl.constexpr,
     ADD: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
     """One program: ROWS rows of one head, over one split of the columns.
 
-    x: [tokens, heads, cols]; y: [tokens, heads, rows], or with SPLIT float32 [splits, tokens,
-    heads, rows], where those of the up projection follow when GATED.
+    y: [tokens, heads, rows], or with SPLIT float32 [splits, tokens, heads, rows], where those of
+    the up projection follow when GATED.
     """
     head = tl.program_id(1)
     split = tl.program_id(2)
@@ -103,12 +112,17 @@ def _many_kernel(
     rows = num_panels * 16
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[None, :]
     row_mask = row < rows
-    words = (head * num_panels + row // 16).to(tl.int64) * panel_stride
+    panel = head * num_panels + row // 16
+    if JOIN == 2:  # noqa: SIM102 (known when Triton compiles, unlike the other)
+        if tl.program_id(0) * ROWS >= top_panels * 16:
+            data = other
+            panel -= top_panels
+    words = panel.to(tl.int64) * panel_stride
     first_unit = split * split_units
     end_unit = tl.minimum(first_unit + split_units, num_units)
     token = tl.arange(0, 16)[None, :]
     token_mask = token < num_tokens
-    x += (token * num_heads + head) * (num_units * (PARTS * RUNS * 16))
+    x += token * token_stride + head * head_stride
     result = _products(
         data, words, row % 16, row_mask, x, token_mask, first_unit, end_unit, num_blocks,
         TYPE, PARTS, RUNS, UNITS, ROWS,
@@ -118,9 +132,9 @@ def _many_kernel(
     mask = tl.trans(row_mask) & token_mask
     if SPLIT:
         tl.store(targets + split * size, result, mask=mask)
-    if GATED:
+    if JOIN == 1:
         up = _products(
-            up_data, words, row % 16, row_mask, x, token_mask, first_unit, end_unit, num_blocks,
+            other, words, row % 16, row_mask, x, token_mask, first_unit, end_unit, num_blocks,
             TYPE, PARTS, RUNS, UNITS, ROWS,
         )  # fmt: skip
         if SPLIT:
@@ -154,37 +168,46 @@ def _sum_kernel(
 
 
 def many_tokens(
-    weight: GpuMatrix, up: GpuMatrix | None, x: torch.Tensor, y: torch.Tensor, add: bool
+    weight: GpuMatrix,
+    other: GpuMatrix | None,
+    join: Join,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    add: bool,
 ) -> None:
-    """x: [tokens, heads, cols] bfloat16, y: [tokens, heads, rows] that is written or added to, both
-    contiguous. With `up`, y is silu(weight x) * (up x)."""
+    """x: [tokens, heads, cols] bfloat16, columns contiguous; y: [tokens, heads, rows] contiguous,
+    written or added to."""
     num_tokens, heads, cols = x.shape
     cut = UNITS[weight.type]
     num_units = cols // cut.cols
-    tiles = triton.cdiv(weight.rows, _ROWS)
+    rows = y.shape[2]
+    tiles = triton.cdiv(rows, TILE_ROWS)
     splits, split_units = _splits(tiles * heads, num_units)
     data = weight.data.view(torch.int32)
     parts = y
     if splits > 1:
-        shape = (splits if up is None else 2 * splits, *y.shape)
+        shape = (2 * splits if join is Join.GATED else splits, *y.shape)
         parts = torch.empty(shape, dtype=torch.float32, device=x.device)
     _many_kernel[tiles, heads, splits](
         data,
-        data if up is None else up.data.view(torch.int32),
+        data if other is None else other.data.view(torch.int32),
         x,
         parts,
         num_tokens,
+        rows // PANEL_ROWS,
         weight.rows // PANEL_ROWS,
         num_units,
         cols // weight.type.block_size,
         split_units,
         panel_words(weight.type, cols),
+        x.stride(0),
+        x.stride(1),
         TYPE=int(weight.type),
         PARTS=cut.parts,
         RUNS=cut.runs,
         UNITS=_UNITS,
-        ROWS=_ROWS,
-        GATED=up is not None,
+        ROWS=TILE_ROWS,
+        JOIN=int(join),
         ADD=add,
         SPLIT=splits > 1,
         num_warps=4,
@@ -192,8 +215,9 @@ def many_tokens(
     )
     if splits > 1:
         _sum_kernel[(triton.cdiv(y.numel(), _SUMMED),)](
-            parts, y, y.numel(), splits, GATED=up is not None, ADD=add, BLOCK=_SUMMED, num_warps=2
-        )
+            parts, y, y.numel(), splits,
+            GATED=join is Join.GATED, ADD=add, BLOCK=_SUMMED, num_warps=2,
+        )  # fmt: skip
 
 
 def _splits(num_tiles: int, num_units: int) -> tuple[int, int]:

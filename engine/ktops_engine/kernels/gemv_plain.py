@@ -41,13 +41,15 @@ def _plain_kernel(
     num_tokens,
     rows,
     cols,
+    token_stride,
+    head_stride,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     K: tl.constexpr,
     GATED: tl.constexpr,
     ADD: tl.constexpr,
 ):
-    """One program: ROWS rows of one head. x: [tokens, heads, cols]; y: [tokens, heads, rows]."""
+    """One program: ROWS rows of one head. y: [tokens, heads, rows]."""
     head = tl.program_id(1)
     num_heads = tl.num_programs(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -55,7 +57,7 @@ def _plain_kernel(
     token = tl.arange(0, TOKENS)[:, None]
     token_mask = token < num_tokens
     at = (head * rows + row).to(tl.int64)[:, None] * cols
-    x += (token * num_heads + head) * cols
+    x += token * token_stride + head * head_stride
     result = _sums(data + at, x, token_mask, row_mask[:, None], cols, TOKENS, ROWS, K)
     if GATED:
         up = _sums(up_data + at, x, token_mask, row_mask[:, None], cols, TOKENS, ROWS, K)
@@ -70,8 +72,8 @@ def _plain_kernel(
 def plain_gemv(
     weight: GpuMatrix, up: GpuMatrix | None, x: torch.Tensor, y: torch.Tensor, add: bool
 ) -> None:
-    """x: [tokens, heads, cols] bfloat16, y: [tokens, heads, rows] that is written or added to,
-    both contiguous. With `up`, y is silu(weight x) * (up x)."""
+    """x: [tokens, heads, cols] bfloat16, columns contiguous; y: [tokens, heads, rows] contiguous,
+    written or added to. With `up`, y is silu(weight x) * (up x)."""
     num_tokens, heads, cols = x.shape
     one = num_tokens == 1
     rows_a_program = 4 if one else 32
@@ -83,6 +85,8 @@ def plain_gemv(
         num_tokens,
         weight.rows,
         cols,
+        x.stride(0),
+        x.stride(1),
         TOKENS=1 if one else 16,
         ROWS=rows_a_program,
         K=min(512 if one else 128, triton.next_power_of_2(cols)),

@@ -6,10 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.model_config import ModelConfig
 
-# Up to so many tokens the weights are read once and products added up without matrix units.
-MAX_GEMV_TOKENS = 16
 _NO_KEY = tl.constexpr(-0x8000000000000000)
 
 
@@ -46,7 +45,7 @@ def route_logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x: [tokens, hidden_size] bf16, weight: [experts, hidden_size] float32 -> [tokens, experts]
     float32, products and sums in float32; for prompts with 16 bits of each weight's mantissa."""
     num_tokens, hidden = x.shape
-    if num_tokens > MAX_GEMV_TOKENS:
+    if num_tokens > MAX_FEW_TOKENS:
         return _prompt_logits(x, weight)
     if not x.is_contiguous() or not weight.is_contiguous() or weight.shape[1] != hidden:
         raise ValueError(f"router of {tuple(x.shape)} by {tuple(weight.shape)}")

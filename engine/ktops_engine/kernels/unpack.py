@@ -148,14 +148,15 @@ def scale(TYPE: tl.constexpr, PART: tl.constexpr, RUN: tl.constexpr, header, uni
     if (TYPE == Q4_K) | (TYPE == Q5_K):
         place = unit % 4
         shift = place % 2 * 16 + 8 * PART
-        first = header[1] >> shift
-        second = header[2] >> shift
-        third = header[3] >> shift
-        early = place < 2
-        six = tl.where(early, first & 63, (third & 15) | ((first >> 2) & 48))
-        low = tl.where(early, second & 63, ((third >> 4) & 15) | ((second >> 2) & 48))
-        a = _half_to_float(header[0]) * (six.to(tl.float32) * _quant_unit(TYPE, PART))
-        return a, a + _half_to_float(header[0] >> 16) * low.to(tl.float32)
+        # Of the later sub-blocks four bits are in the third word and two in the first or second.
+        is_early = place < 2
+        upper_shift = tl.where(is_early, shift, shift + 2)
+        upper = tl.where(is_early, 63, 48)
+        lower = tl.where(is_early, 0, 15)
+        six = ((header[1] >> upper_shift) & upper) | ((header[3] >> shift) & lower)
+        low = ((header[2] >> upper_shift) & upper) | ((header[3] >> (shift + 4)) & lower)
+        a = _half_to_float(header[0]) * _quant_unit(TYPE, PART) * six.to(tl.float32)
+        return a, tl.fma(_half_to_float(header[0] >> 16), low.to(tl.float32), a)
     elif TYPE == Q6_K:
         word = header[1 + PART // 2]
         signed = (word << (24 - 8 * (PART % 2 * 2 + RUN))) >> 24
@@ -297,3 +298,65 @@ def unpack_run(TYPE: tl.constexpr, PART: tl.constexpr, RUN: tl.constexpr, run, h
     # Of [units, rows, byte, word / 2, word % 2].
     ordered = tl.permute(joined, (0, 1, 3, 4, 2))
     return tl.reshape(ordered, (w0.shape[0], w0.shape[1], 16))
+
+
+@triton.jit
+def unit_products(
+    data, panel, row, unit, mask, num_blocks, x, x_unit,
+    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Products of units of rows with some vectors: a tuple of as many float32 tiles [units, rows].
+
+    data, panel, row, unit, mask: as in `load_header`, panel a full tile; x: a tuple of pointers to
+    the vectors, four bfloat16 at once; x_unit: [units, 1], which unit of them.
+    """
+    header = load_header(TYPE, data, panel, row, unit, num_blocks, mask)
+    totals = ()
+    for RUN in tl.static_range(RUNS):
+        run = load_run(TYPE, RUN, data, panel, row, unit, mask)
+        for PART in tl.static_range(PARTS):
+            products = ()
+            sums = ()
+            for J in tl.static_range(4):
+                at = x_unit * (PARTS * RUNS * 4) + (4 * (PART * RUNS + RUN) + J)
+                word = part_word(TYPE, PART, J, run)
+                fours = ()
+                for T in tl.static_range(len(x)):
+                    fours = fours + (tl.load(x[T] + at, mask=mask, other=0),)
+                for K in tl.static_range(4):
+                    weight = value(TYPE, PART, K, word, run[12])
+                    products, sums = _added(products, sums, fours, weight, K)
+            a, b = scale(TYPE, PART, RUN, header, unit)
+            totals = _scaled(totals, products, sums, a, b)
+    return totals
+
+
+@triton.jit
+def _added(products, sums, fours, weight, K: tl.constexpr):
+    """Of every vector, its number K of four times a weight added to its products, and to its
+    sum."""
+    new_products = ()
+    new_sums = ()
+    for T in tl.static_range(len(fours)):
+        # A bfloat16 is the upper half of a float32.
+        half = (fours[T] >> (32 * (K // 2))).to(tl.int32)
+        bits = half & -65536 if K % 2 else half << 16
+        x = bits.to(tl.float32, bitcast=True)
+        if len(products) == 0:
+            new_products = new_products + (x * weight,)
+            new_sums = new_sums + (x,)
+        else:
+            new_products = new_products + (tl.fma(x, weight, products[T]),)
+            new_sums = new_sums + (sums[T] + x,)
+    return new_products, new_sums
+
+
+@triton.jit
+def _scaled(totals, products, sums, a, b):
+    new_totals = ()
+    for T in tl.static_range(len(products)):
+        total = -b * sums[T]
+        if len(totals) != 0:
+            total += totals[T]
+        new_totals = new_totals + (tl.fma(a, products[T], total),)
+    return new_totals

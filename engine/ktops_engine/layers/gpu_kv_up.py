@@ -13,8 +13,7 @@ import torch
 
 from ktops_engine.kernels.dequantize import dequantize
 from ktops_engine.kernels.gemv import gemv_heads
-from ktops_engine.kernels.gemv_many import MAX_TOKENS
-from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS, GpuMatrix
 
 
 class KvUp(Protocol):
@@ -86,7 +85,7 @@ def _heads(weight: GpuMatrix, first_head: int, num_heads: int) -> torch.Tensor:
 
 def _per_head(weight: GpuMatrix, x: torch.Tensor) -> torch.Tensor:
     """x: [tokens, heads, cols] -> [tokens, heads, rows], a matrix for each head."""
-    if x.shape[0] <= MAX_TOKENS:
+    if x.shape[0] <= MAX_FEW_TOKENS:
         return gemv_heads(weight, x)
     heads = _heads(weight, 0, weight.num_experts)
     return torch.bmm(x.transpose(0, 1), heads.transpose(1, 2)).transpose(0, 1)

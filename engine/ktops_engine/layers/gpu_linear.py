@@ -13,8 +13,7 @@ import torch
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.dequantize import dequantize
 from ktops_engine.kernels.gemv import gemv, gemv_gate_up
-from ktops_engine.kernels.gemv_many import MAX_TOKENS
-from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS, GpuMatrix
 
 PIECE_BYTES = 64 << 20  # of unpacked weights at a time
 # Pieces of whole tiles of the products that follow, where a matrix is large.
@@ -38,7 +37,7 @@ class GpuLinear:
 
         `add_to`: float32 [tokens, rows]; the product is added to it and it is returned.
         """
-        if x.shape[0] <= MAX_TOKENS:
+        if x.shape[0] <= MAX_FEW_TOKENS:
             return gemv(self._weight, x, add_to=add_to, out_dtype=out_dtype)
         if add_to is not None:
             for first, piece in _pieces(self._weight):
@@ -58,7 +57,7 @@ class GpuGateUp:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, cols] bf16 contiguous -> [tokens, rows] bf16."""
-        if x.shape[0] <= MAX_TOKENS:
+        if x.shape[0] <= MAX_FEW_TOKENS:
             return gemv_gate_up(self._gate, self._up, x)
         gate = GpuLinear(self._gate)(x)
         return torch.nn.functional.silu(gate, inplace=True).mul_(GpuLinear(self._up)(x))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ktops_engine.kernels import handoff as kernels
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.native.handoff import HandoffServer, Layer, block_layout, given_up
 from ktops_engine.native.load import Native, Pool
 from ktops_engine.stats import ExpertTraffic
@@ -35,7 +36,7 @@ class Handoff:
         hidden: int,
         top_k: int,
         device: torch.device,
-        max_tokens: int = 16,
+        max_tokens: int = MAX_FEW_TOKENS,
     ) -> None:
         """`layers`: gate, up and down of each, kept alive by the owner.
 
