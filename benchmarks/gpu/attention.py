@@ -39,10 +39,11 @@ def _decode(tokens: int, length: int, wanted: int) -> list[Call]:
     lengths = torch.full((tokens,), length, dtype=torch.int32, device="cuda")
     tables = torch.randperm(tokens * blocks, device="cuda").int().view(tokens, blocks)
     q_latent, q_rope = activations(tokens, HEADS, RANK), activations(tokens, HEADS, ROPE)
+    cos_sin = torch.randn(tokens, ROPE // 2, 2, device="cuda")
 
     def call() -> Call:
         cache = activations(tokens * length, RANK + ROPE)
-        return partial(mla_decode, q_latent, q_rope, cache, tables, lengths, SCALE)
+        return partial(mla_decode, q_latent, q_rope, cos_sin, cache, tables, lengths, SCALE)
 
     return [call() for _ in range(num_copies(tokens * length * CACHE_BYTES_A_TOKEN, wanted))]
 

@@ -11,14 +11,16 @@ import torch
 from gpu.timing import Call, Case, num_copies
 from gpu.weights import activations, matrix, matrix_bytes
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels.gemv import gemv, gemv_gate_up, gemv_heads
+from ktops_engine.kernels.gemv import gemv, gemv_gate_up, gemv_heads, gemv_stacked
 
 HEADS = 128
+Q_A_ROWS = 1536
 
 
 @dataclass(frozen=True)
 class Product:
-    """`kind`: one matrix, the two of gate and up, or one for each head."""
+    """`kind`: one matrix, two with their rows below each other, the two of gate and up, or one for
+    each head."""
 
     name: str
     rows: int
@@ -28,13 +30,12 @@ class Product:
 
     @property
     def num_matrices(self) -> int:
-        return {"one": 1, "gate_up": 2, "heads": HEADS}[self.kind]
+        return {"one": 1, "stacked": 1, "gate_up": 2, "heads": HEADS}[self.kind]
 
 
 Q4, Q6 = QuantType.Q4_K, QuantType.Q6_K
 PRODUCTS = (
-    Product("q_a", 1536, 7168, (Q4,)),
-    Product("kv_a", 576, 7168, (Q4,)),
+    Product("q_a and kv_a", 2112, 7168, (Q4,), "stacked"),
     Product("q_b", 24576, 1536, (Q4,)),
     Product("k_up by heads", 512, 128, (QuantType.Q5_0, QuantType.Q8_0), "heads"),
     Product("v_up by heads", 128, 512, (Q4,), "heads"),
@@ -75,6 +76,10 @@ def _calls(
             partial(gemv_gate_up, matrix(type, rows, cols), matrix(type, rows, cols), x)
             for _ in copies
         ]
+    if product.kind == "stacked":
+        parts = (Q_A_ROWS, rows - Q_A_ROWS)
+        pairs = [[matrix(type, part, cols) for part in parts] for _ in copies]
+        return [partial(gemv_stacked, *pair, x) for pair in pairs]
     if rows == 7168:  # added to the residual stream
         residual = torch.zeros(tokens, rows, device="cuda")
         return [partial(gemv, matrix(type, rows, cols), x, add_to=residual) for _ in copies]

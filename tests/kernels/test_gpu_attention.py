@@ -12,7 +12,7 @@ import torch
 from attention_reference import random_rotations, relative_error, rms_norm, rotate
 
 from ktops_engine.layers import gpu_attention
-from ktops_engine.layers.gpu_attention import GpuAttentionWeights, GpuMlaAttention
+from ktops_engine.layers.gpu_attention import GpuAttentionWeights, GpuMlaAttention, QueryCompression
 from ktops_engine.layers.rotary import attention_scale
 from ktops_engine.model_config import ModelConfig
 
@@ -70,7 +70,7 @@ class PlainKvUp:
 
 @dataclass(frozen=True)
 class Step:
-    lengths: torch.Tensor
+    positions: torch.Tensor
     block_tables: torch.Tensor
     num_tokens: tuple[int, ...]
     starts: tuple[int, ...]
@@ -85,11 +85,12 @@ class Sequences:
         hidden, heads = config.hidden_size, config.num_attention_heads
         width = config.kv_lora_rank + config.qk_rope_head_dim
         compressed = config.q_lora_rank
+        self.kv_a = PlainProjection(width, hidden, device)
+        self.query_a = PlainProjection(compressed or 1, hidden, device)
+        self.query_norm = torch.rand(compressed or 1, device=device) + 0.5
         self.weights = GpuAttentionWeights(
-            query_a=PlainProjection(compressed, hidden, device) if compressed else None,
-            query_norm=torch.rand(compressed, device=device) + 0.5 if compressed else None,
+            down=QueryCompression(self.down, self.query_norm) if compressed else self.kv_a,
             query_b=PlainProjection(heads * config.qk_head_dim, compressed or hidden, device),
-            kv_a=PlainProjection(width, hidden, device),
             kv_norm=torch.rand(config.kv_lora_rank, device=device) + 0.5,
             kv_up=PlainKvUp(config, device),
             output=PlainProjection(hidden, heads * config.v_head_dim, device),
@@ -101,6 +102,11 @@ class Sequences:
         self.rotations = random_rotations(MAX_BLOCKS * 64, config.qk_rope_head_dim, device)
         nothing = torch.empty(0, hidden, dtype=torch.bfloat16, device=device)
         self.inputs = [nothing] * num_sequences
+
+    def down(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compressed queries and latents."""
+        query, kv = (a(h, out_dtype=torch.float32) for a in (self.query_a, self.kv_a))
+        return query, kv
 
     def step(self, num_tokens: tuple[int, ...], *, decode: bool = False) -> float:
         """Add tokens to each sequence; the error of the layer's result."""
@@ -129,7 +135,7 @@ class Sequences:
         if decode:
             self.layer.decode(h, x, cos_sin, self.cache, slots, self.tables, lengths)
         else:
-            step = Step(lengths, self.tables, num_tokens, starts)
+            step = Step(torch.cat(positions).int(), self.tables, num_tokens, starts)
             self.layer.prefill(h, x, cos_sin, self.cache, slots, step)
         expected = [
             self._expected(inputs)[start:]
@@ -143,11 +149,11 @@ class Sequences:
         eps, rank, nope = config.rms_norm_eps, config.kv_lora_rank, config.qk_nope_head_dim
         h = h.double()
         turn = self.rotations[: len(h)]
-        kv = h @ w.kv_a.weight.double().t()
+        kv = h @ self.kv_a.weight.double().t()
         latent = rms_norm(kv[:, :rank], w.kv_norm, eps)
         k_rope = rotate(kv[:, None, rank:], turn)[:, 0]
-        if w.query_a is not None:
-            h = rms_norm(h @ w.query_a.weight.double().t(), w.query_norm, eps)
+        if config.q_lora_rank is not None:
+            h = rms_norm(h @ self.query_a.weight.double().t(), self.query_norm, eps)
         q = (h @ w.query_b.weight.double().t()).view(len(h), config.num_attention_heads, -1)
         q = torch.cat((q[..., :nope], rotate(q[..., nope:], turn)), dim=-1).transpose(0, 1)
         k_nope = latent @ w.kv_up.key.double()
@@ -171,11 +177,15 @@ def test_a_prompt_in_chunks_and_its_decode_are_causal_attention(
         assert sequences.step((1,), decode=True) < BOUND
 
 
-def test_decodes_and_prompts_share_a_step(device: str) -> None:
+@pytest.mark.parametrize("max_absorbed", [gpu_attention.MAX_FEW_TOKENS, 0])
+def test_decodes_and_prompts_share_a_step(
+    device: str, max_absorbed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_attention, "MAX_FEW_TOKENS", max_absorbed)
     sequences = Sequences(SMALL, device, num_sequences=4)
 
-    assert sequences.step((3, 65, 6, 1)) < BOUND
-    assert sequences.step((1, 1, 5, 1)) < BOUND
+    assert sequences.step((3, 65, 18, 1)) < BOUND
+    assert sequences.step((1, 1, 5, 19)) < BOUND
     assert sequences.step((1, 1, 1, 1), decode=True) < BOUND
 
 

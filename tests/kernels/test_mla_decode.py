@@ -10,7 +10,7 @@ import random
 
 import pytest
 import torch
-from attention_reference import latent_attention, relative_error
+from attention_reference import latent_attention, random_rotations, relative_error
 
 from ktops_engine.kernels.mla_decode import DecodeTiling, default_tiling, mla_decode
 
@@ -26,7 +26,7 @@ def _inputs(
     max_blocks: int,
     seed: int = 0,
 ) -> tuple[torch.Tensor, ...]:
-    """Queries, a cache whose unused rows are NaN, and block tables in any order."""
+    """Queries, rotations, a cache whose unused rows are NaN, and block tables in any order."""
     torch.manual_seed(seed)
     num_blocks = max_blocks * len(lengths) + 3
     cache = torch.full((num_blocks * 64, rank + rope), float("nan"))
@@ -38,6 +38,7 @@ def _inputs(
     return (
         q_latent.bfloat16().to(device),
         q_rope.bfloat16().to(device),
+        random_rotations(len(lengths), rope, device, seed),
         cache.bfloat16().to(device),
         tables.int().contiguous().to(device),
         torch.tensor(lengths, dtype=torch.int32, device=device),
@@ -82,24 +83,23 @@ def test_a_row_of_no_tokens_is_zero_and_leaves_the_others_alone(device: str) -> 
 
 
 def test_a_token_does_not_depend_on_the_others_of_its_batch(device: str) -> None:
-    q_latent, q_rope, cache, tables, lengths = _inputs(
+    q_latent, q_rope, cos_sin, cache, tables, lengths = _inputs(
         device, [100, 31, 64], heads=2, rank=32, rope=16, max_blocks=2
     )
     tiling = default_tiling(3, 2, 2, num_processors=132)
-    together = mla_decode(q_latent, q_rope, cache, tables, lengths, 0.2, tiling=tiling)
+    together = mla_decode(q_latent, q_rope, cos_sin, cache, tables, lengths, 0.2, tiling=tiling)
     for i in range(3):
         row = slice(i, i + 1)
         alone = mla_decode(
-            q_latent[row], q_rope[row], cache, tables[row], lengths[row], 0.2, tiling=tiling
-        )
+            q_latent[row], q_rope[row], cos_sin[row], cache, tables[row], lengths[row], 0.2,
+            tiling=tiling,
+        )  # fmt: skip
         assert torch.equal(alone[0], together[i])
 
 
 def test_large_scores_do_not_overflow(device: str) -> None:
-    q_latent, q_rope, cache, tables, lengths = _inputs(
-        device, [130], heads=2, rank=32, rope=16, max_blocks=3
-    )
-    inputs = (q_latent * 100, q_rope, cache, tables, lengths)
+    q_latent, *others = _inputs(device, [130], heads=2, rank=32, rope=16, max_blocks=3)
+    inputs = (q_latent * 100, *others)
 
     out = mla_decode(*inputs, 1.0)
 
@@ -110,6 +110,12 @@ def test_splits_fill_the_processors_but_never_outnumber_the_blocks() -> None:
     assert default_tiling(1, 128, 128, 132).num_splits == 66
     assert default_tiling(1, 128, 10, 132).num_splits == 10
     assert default_tiling(100, 128, 128, 132).num_splits == 1
+
+
+def test_rotations_of_another_width_are_refused(device: str) -> None:
+    q_latent, q_rope, cos_sin, *others = _inputs(device, [3], 2, 32, 16, max_blocks=1)
+    with pytest.raises(ValueError, match="rotations"):
+        mla_decode(q_latent, q_rope, cos_sin[:, :4], *others, 0.2)
 
 
 @pytest.mark.gpu

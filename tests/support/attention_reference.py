@@ -36,12 +36,15 @@ def rotate(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
 def latent_attention(
     q_latent: torch.Tensor,
     q_rope: torch.Tensor,
+    cos_sin: torch.Tensor,
     cache: torch.Tensor,
     block_tables: torch.Tensor,
     lengths: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """One new token of each sequence against its blocks of 64 cache rows, all heads."""
+    """One new token of each sequence against its blocks of 64 cache rows, all heads; queries are
+    turned by the token's rotation."""
+    q_rope = rotate(q_rope, cos_sin)
     rank = q_latent.shape[2]
     out = torch.zeros_like(q_latent, dtype=torch.float64)
     for token, length in enumerate(lengths.tolist()):

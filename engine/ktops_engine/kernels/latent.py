@@ -1,4 +1,4 @@
-"""What enters the latent cache, and the rotation of queries that meets it.
+"""What enters the latent cache, and the rotation of a prompt's queries that meets it.
 
 Rotary embedding turns interleaved pairs: (a, b) -> (a cos - b sin, a sin + b cos); its rotations
 come as `cos_sin` [tokens, rope / 2, 2] float32, gathered by position once a step.
@@ -143,80 +143,43 @@ def _launch(
 def _rotate_query_kernel(
     q_ptr,
     cos_sin_ptr,
-    nope_out_ptr,
-    rope_out_ptr,
     token_stride,
     head_stride,
-    rope_token_stride,
-    rope_head_stride,
     num_heads,
-    nope,
     num_pairs,
-    SPLIT: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
-    BLOCK_NOPE: tl.constexpr,
     BLOCK_PAIRS: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
-    source = q_ptr + token * token_stride + heads * head_stride
-    if SPLIT:
-        columns = tl.arange(0, BLOCK_NOPE)[None, :]
-        inside_nope = (heads < num_heads) & (columns < nope)
-        target = nope_out_ptr + (token * num_heads + heads) * nope + columns
-        tl.store(target, tl.load(source + columns, mask=inside_nope), mask=inside_nope)
     pairs = tl.arange(0, BLOCK_PAIRS)[None, :]
     inside = (heads < num_heads) & (pairs < num_pairs)
-    source += nope + 2 * pairs
-    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(source + 1, mask=inside, other=0.0).to(tl.float32)
+    turned = q_ptr + token * token_stride + heads * head_stride + 2 * pairs
+    first = tl.load(turned, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(turned + 1, mask=inside, other=0.0).to(tl.float32)
     rotation = cos_sin_ptr + token * 2 * num_pairs + 2 * pairs
     cos = tl.load(rotation, mask=pairs < num_pairs, other=0.0)
     sin = tl.load(rotation + 1, mask=pairs < num_pairs, other=0.0)
-    turned = rope_out_ptr + token * rope_token_stride + heads * rope_head_stride + 2 * pairs
     tl.store(turned, (first * cos - second * sin).to(tl.bfloat16), mask=inside)
     tl.store(turned + 1, (first * sin + second * cos).to(tl.bfloat16), mask=inside)
 
 
-def rotate_query(q: torch.Tensor, cos_sin: torch.Tensor) -> None:
-    """Turn the last dimensions of every head's query by its token's rotation, in place.
+def rotate_query(q_rope: torch.Tensor, cos_sin: torch.Tensor) -> None:
+    """Turn every head's query by its token's rotation, in place.
 
-    q: [tokens, heads, nope + rope] bf16; cos_sin: [tokens, rope / 2, 2] float32.
+    q_rope: [tokens, heads, rope] bf16, heads and tokens may lie apart; cos_sin: [tokens, rope / 2,
+    2] float32.
     """
-    nope = q.shape[2] - 2 * cos_sin.shape[1]
-    _launch_rotation(q, cos_sin, None, q[..., nope:])
-
-
-def split_query(q: torch.Tensor, cos_sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two parts of every head's query in tensors of their own, the last dimensions turned by
-    the token's rotation.
-
-    q: [tokens, heads, nope + rope] bf16; cos_sin: [tokens, rope / 2, 2] float32 -> [tokens, heads,
-    nope] bf16, [tokens, heads, rope] bf16.
-    """
-    num_tokens, num_heads, width = q.shape
-    rope = 2 * cos_sin.shape[1]
-    q_nope = torch.empty(num_tokens, num_heads, width - rope, dtype=q.dtype, device=q.device)
-    q_rope = torch.empty(num_tokens, num_heads, rope, dtype=q.dtype, device=q.device)
-    _launch_rotation(q, cos_sin, q_nope, q_rope)
-    return q_nope, q_rope
-
-
-def _launch_rotation(
-    q: torch.Tensor, cos_sin: torch.Tensor, q_nope: torch.Tensor | None, q_rope: torch.Tensor
-) -> None:
-    num_tokens, num_heads, width = q.shape
+    num_tokens, num_heads, rope = q_rope.shape
     num_pairs = cos_sin.shape[1]
-    nope = width - 2 * num_pairs
-    if q.dtype != torch.bfloat16 or q.stride(2) != 1 or not cos_sin.is_contiguous():
-        raise ValueError(f"queries {q.dtype}, strides {q.stride()}, of {cos_sin.stride()}")
+    if q_rope.dtype != torch.bfloat16 or q_rope.stride(2) != 1 or not cos_sin.is_contiguous():
+        raise ValueError(f"queries {q_rope.dtype}, strides {q_rope.stride()}")
+    if rope != 2 * num_pairs:
+        raise ValueError(f"queries of {rope} for {num_pairs} pairs")
     block_heads = min(triton.next_power_of_2(num_heads), 16)
     _rotate_query_kernel[(num_tokens, triton.cdiv(num_heads, block_heads))](
-        q, cos_sin, q if q_nope is None else q_nope, q_rope,
-        q.stride(0), q.stride(1), q_rope.stride(0), q_rope.stride(1), num_heads, nope, num_pairs,
-        SPLIT=q_nope is not None,
+        q_rope, cos_sin, q_rope.stride(0), q_rope.stride(1), num_heads, num_pairs,
         BLOCK_HEADS=block_heads,
-        BLOCK_NOPE=triton.next_power_of_2(nope),
         BLOCK_PAIRS=triton.next_power_of_2(num_pairs),
         num_warps=4,
     )  # fmt: skip

@@ -28,9 +28,25 @@ def _blocks_per_split(length, NUM_SPLITS: tl.constexpr, BLOCK_SIZE: tl.constexpr
 
 
 @triton.jit
+def _rotated(q_ptr, cos_sin_ptr, columns, mask):
+    """Queries [heads, rope], interleaved pairs turned by their token's rotation.
+
+    q_ptr: [heads, 1]; cos_sin_ptr: cosine and sine of each pair.
+    """
+    q = tl.load(q_ptr + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    partner = tl.load(q_ptr + (columns ^ 1)[None, :], mask=mask, other=0.0).to(tl.float32)
+    pair = tl.broadcast_to((columns // 2 * 2)[None, :], mask.shape)
+    cos = tl.load(cos_sin_ptr + pair, mask=mask, other=0.0)
+    sin = tl.load(cos_sin_ptr + pair + 1, mask=mask, other=0.0)
+    sin = tl.where((columns % 2 == 0)[None, :], -sin, sin)
+    return (q * cos + partner * sin).to(tl.bfloat16)
+
+
+@triton.jit
 def _split_kernel(
     q_latent_ptr,
     q_rope_ptr,
+    cos_sin_ptr,
     cache_ptr,
     block_tables_ptr,
     lengths_ptr,
@@ -77,13 +93,11 @@ def _split_kernel(
         mask=is_head & (columns < rank)[None, :],
         other=0.0,
     )
-    q_rope = tl.load(
-        q_rope_ptr
-        + token * q_rope_token_stride
-        + heads[:, None] * q_rope_head_stride
-        + rope_columns[None, :],
-        mask=is_head & (rope_columns < rope)[None, :],
-        other=0.0,
+    q_rope = _rotated(
+        q_rope_ptr + token * q_rope_token_stride + heads[:, None] * q_rope_head_stride,
+        cos_sin_ptr + token * rope,
+        rope_columns,
+        is_head & (rope_columns < rope)[None, :],
     )
     top = tl.full((BLOCK_HEADS,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_HEADS,), dtype=tl.float32)
@@ -204,6 +218,7 @@ def default_tiling(
 def mla_decode(
     q_latent: torch.Tensor,
     q_rope: torch.Tensor,
+    cos_sin: torch.Tensor,
     cache: torch.Tensor,
     block_tables: torch.Tensor,
     lengths: torch.Tensor,
@@ -213,10 +228,10 @@ def mla_decode(
 ) -> torch.Tensor:
     """softmax(scale * (q_latent . latent + q_rope . key)) . latent over each token's sequence.
 
-    q_latent: [tokens, heads, rank] bf16; q_rope: [tokens, heads, rope] bf16; cache: [num_slots,
-    rank + rope] bf16; block_tables: [tokens, max_blocks] int32, the blocks of 64 slots of each
-    token's sequence; lengths: [tokens] int32, how many tokens it sees, itself included; 0 gives
-    zeros -> [tokens, heads, rank] bf16.
+    q_latent: [tokens, heads, rank] bf16; q_rope: [tokens, heads, rope] bf16, turned here by
+    cos_sin: [tokens, rope / 2, 2] float32; cache: [num_slots, rank + rope] bf16; block_tables:
+    [tokens, max_blocks] int32, the blocks of 64 slots of each token's sequence; lengths: [tokens]
+    int32, how many tokens it sees, itself included; 0 gives zeros -> [tokens, heads, rank] bf16.
     """
     num_tokens, num_heads, rank = q_latent.shape
     rope = q_rope.shape[2]
@@ -225,6 +240,8 @@ def mla_decode(
         raise ValueError(f"queries of {rank} and {rope} for cache rows of {cache.shape[1]}")
     if not block_tables.is_contiguous() or {q_latent.stride(2), q_rope.stride(2)} != {1}:
         raise ValueError("block tables, and queries in their last dimension, must be contiguous")
+    if cos_sin.shape != (num_tokens, rope // 2, 2) or not cos_sin.is_contiguous():
+        raise ValueError(f"rotations {tuple(cos_sin.shape)} for {num_tokens} tokens of {rope}")
     if tiling is None:
         tiling = default_tiling(num_tokens, num_heads, max_blocks, num_processors(cache.device))
     splits = tiling.num_splits
@@ -236,7 +253,7 @@ def mla_decode(
     block_rank = max(triton.next_power_of_2(rank), 16)
     block_rope = max(triton.next_power_of_2(rope), 16)
     _split_kernel[(triton.cdiv(num_heads, tiling.block_heads), splits, num_tokens)](
-        q_latent, q_rope, cache, block_tables, lengths, parts, sums,
+        q_latent, q_rope, cos_sin, cache, block_tables, lengths, parts, sums,
         q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1),
         cache.stride(0), max_blocks, num_heads, rank, rope, scale * _LOG2_E,
         NUM_SPLITS=splits,

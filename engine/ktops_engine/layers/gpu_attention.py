@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -11,10 +11,10 @@ import torch
 
 from ktops_engine.kernels.latent import (
     rotate_query,
-    split_query,
     store_latent,
     store_latent_and_norm_query,
 )
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.kernels.mla_decode import BLOCK_SIZE, mla_decode
 from ktops_engine.kernels.mla_prefill import mla_prefill
 from ktops_engine.layers.gpu_kv_up import KvUp
@@ -40,16 +40,24 @@ class Projection(Protocol):
 
 
 @dataclass(frozen=True)
-class GpuAttentionWeights:
-    """Weights of one layer. query_a and query_norm are None in models without query compression.
+class QueryCompression:
+    """`down`: x: [tokens, cols] bf16 -> compressed queries [tokens, q_lora_rank] and latents
+    [tokens, kv_lora_rank + rope], float32; norm: [q_lora_rank] float32, cuda."""
 
-    query_norm: [q_lora_rank] and kv_norm: [kv_lora_rank] float32, cuda.
+    down: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    norm: torch.Tensor
+
+
+@dataclass(frozen=True)
+class GpuAttentionWeights:
+    """Weights of one layer. `down` gives compressed queries and latents; in models without query
+    compression it is a projection to latents, and query_b takes its x.
+
+    kv_norm: [kv_lora_rank] float32, cuda.
     """
 
-    query_a: Projection | None
-    query_norm: torch.Tensor | None
+    down: QueryCompression | Projection
     query_b: Projection
-    kv_a: Projection
     kv_norm: torch.Tensor
     kv_up: KvUp
     output: Projection
@@ -58,12 +66,12 @@ class GpuAttentionWeights:
 class SequenceRows(Protocol):
     """Whose the rows of a step are: its sequences' tokens follow one another.
 
-    lengths: [sequences] int32, block_tables: [sequences, max_blocks] int32, cuda; on the host, how
+    positions: [tokens] int32, block_tables: [sequences, max_blocks] int32, cuda; on the host, how
     many tokens each sequence has in the step and the position of its first.
     """
 
     @property
-    def lengths(self) -> torch.Tensor: ...
+    def positions(self) -> torch.Tensor: ...
     @property
     def block_tables(self) -> torch.Tensor: ...
     @property
@@ -75,8 +83,9 @@ class SequenceRows(Protocol):
 class GpuMlaAttention:
     """Attention whose cache holds one latent and one rotary key a token, shared by all heads.
 
-    As `MlaAttention` computes it on the CPU: absorbed for single tokens, per head for more. Results
-    are added to the residual stream.
+    As `MlaAttention` computes it on the CPU, but absorbed for a few tokens too, because expanding
+    keys and values costs as much as some fifty of them; per head for more. Results are added to the
+    residual stream.
     """
 
     def __init__(self, weights: GpuAttentionWeights, config: ModelConfig) -> None:
@@ -122,15 +131,16 @@ class GpuMlaAttention:
         shape = (h.shape[0], self._heads, self._v_dim)
         out = torch.empty(shape, dtype=torch.bfloat16, device=h.device)
         for rows, sequences in _runs(step.num_tokens):
-            tables = step.block_tables[sequences]
-            if rows.stop - rows.start == sequences.stop - sequences.start:
-                out[rows] = self._absorbed(
-                    q[rows], cos_sin[rows], cache, tables, step.lengths[sequences]
-                )
+            counts = step.num_tokens[sequences]
+            if max(counts) <= MAX_FEW_TOKENS:
+                tables = _table_of_each(step.block_tables[sequences], counts)
+                seen = step.positions[rows] + 1
+                out[rows] = self._absorbed(q[rows], cos_sin[rows], cache, tables, seen)
             else:
-                num_context = step.starts[sequences.start] + rows.stop - rows.start
-                rotate_query(q[rows], cos_sin[rows])
-                self._per_head(q[rows], _context(cache, tables[0], num_context), out[rows])
+                num_context = step.starts[sequences.start] + counts[0]
+                context = _context(cache, step.block_tables[sequences.start], num_context)
+                rotate_query(q[rows, :, self._nope :], cos_sin[rows])
+                self._per_head(q[rows], context, out[rows])
         self._output(out, x)
 
     def _project(
@@ -139,13 +149,13 @@ class GpuMlaAttention:
         """The cache entries of all tokens, written; their queries [tokens, heads, nope + rope]
         bf16, not yet rotated."""
         w = self._w
-        kv = w.kv_a(h, out_dtype=torch.float32)
-        if w.query_a is not None and w.query_norm is not None:
-            compressed = w.query_a(h, out_dtype=torch.float32)
+        if isinstance(w.down, QueryCompression):
+            compressed, kv = w.down.down(h)
             h = store_latent_and_norm_query(
-                kv, w.kv_norm, self._eps, cos_sin, cache, slots, compressed, w.query_norm
+                kv, w.kv_norm, self._eps, cos_sin, cache, slots, compressed, w.down.norm
             )
         else:
+            kv = w.down(h, out_dtype=torch.float32)
             store_latent(kv, w.kv_norm, self._eps, cos_sin, cache, slots)
         return w.query_b(h).view(h.shape[0], self._heads, -1)
 
@@ -157,10 +167,11 @@ class GpuMlaAttention:
         block_tables: torch.Tensor,
         lengths: torch.Tensor,
     ) -> torch.Tensor:
-        """One token a sequence, in the latent space -> [tokens, heads, v] bf16."""
-        q_nope, q_rope = split_query(q, cos_sin)
-        q_latent = self._w.kv_up.absorb_key(q_nope)
-        latent = mla_decode(q_latent, q_rope, cache, block_tables, lengths, self._scale)
+        """Each token by itself, in the latent space -> [tokens, heads, v] bf16. Tables and lengths
+        are those of tokens."""
+        q_latent = self._w.kv_up.absorb_key(q[..., : self._nope])
+        q_rope = q[..., self._nope :]
+        latent = mla_decode(q_latent, q_rope, cos_sin, cache, block_tables, lengths, self._scale)
         return self._w.kv_up.absorb_value(latent)
 
     def _per_head(self, q: torch.Tensor, context: torch.Tensor, out: torch.Tensor) -> None:
@@ -190,16 +201,20 @@ class GpuMlaAttention:
 
 
 def _runs(num_tokens: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Rows and sequences that are computed at once: neighbours of one token each together, any
+    """Rows and sequences that are computed at once: neighbours of few tokens each together, any
     other sequence alone."""
     row = sequence = 0
-    for is_single, run in groupby(num_tokens, key=lambda count: count == 1):
+    for are_few, run in groupby(num_tokens, key=lambda count: count <= MAX_FEW_TOKENS):
         counts = list(run)
-        for count in [len(counts)] if is_single else counts:
-            num_sequences = count if is_single else 1
-            yield slice(row, row + count), slice(sequence, sequence + num_sequences)
-            row += count
-            sequence += num_sequences
+        for group in [counts] if are_few else [[count] for count in counts]:
+            yield slice(row, row + sum(group)), slice(sequence, sequence + len(group))
+            row += sum(group)
+            sequence += len(group)
+
+
+def _table_of_each(block_tables: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Every sequence's table for each of its tokens, [tokens, max_blocks]."""
+    return torch.cat([table.expand(n, -1) for table, n in zip(block_tables, counts, strict=True)])
 
 
 def _context(cache: torch.Tensor, block_table: torch.Tensor, num_tokens: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.dequantize import dequantize
-from ktops_engine.kernels.gemv import gemv, gemv_gate_up
+from ktops_engine.kernels.gemv import gemv, gemv_gate_up, gemv_stacked
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS, GpuMatrix
 
 PIECE_BYTES = 64 << 20  # of unpacked weights at a time
@@ -47,6 +47,20 @@ class GpuLinear:
         for first, piece in _pieces(self._weight):
             torch.mm(x, piece.t(), out=y[:, first : first + len(piece)])
         return y.to(out_dtype)
+
+
+class GpuStacked:
+    """x @ first^T and x @ second^T; few tokens take one launch."""
+
+    def __init__(self, first: GpuMatrix, second: GpuMatrix) -> None:
+        self._first, self._second = first, second
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x: [tokens, cols] bf16 contiguous -> [tokens, rows] float32 each, rows contiguous."""
+        if x.shape[0] <= MAX_FEW_TOKENS:
+            return gemv_stacked(self._first, self._second, x)
+        first, second = GpuLinear(self._first), GpuLinear(self._second)
+        return first(x, out_dtype=torch.float32), second(x, out_dtype=torch.float32)
 
 
 class GpuGateUp:

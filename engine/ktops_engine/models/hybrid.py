@@ -9,9 +9,14 @@ import torch
 
 from ktops_engine.gguf import GgufModel
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
-from ktops_engine.layers.gpu_attention import GpuAttentionWeights, GpuMlaAttention
+from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.layers.gpu_attention import (
+    GpuAttentionWeights,
+    GpuMlaAttention,
+    QueryCompression,
+)
 from ktops_engine.layers.gpu_kv_up import KvUp, OneMatrixKvUp, TwoMatrixKvUp
-from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
+from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear, GpuStacked
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2 import EMBEDDING, HEAD, stays_in_ram
 from ktops_engine.models.deepseek2_gpu import (
@@ -138,20 +143,23 @@ def _gpu_feed_forward(on_gpu: GpuWeights, index: int, suffix: str) -> GpuFeedFor
 
 
 def _attention(on_gpu: GpuWeights, config: ModelConfig, index: int) -> GpuMlaAttention:
-    def linear(name: str) -> GpuLinear:
-        return GpuLinear(on_gpu.matrix(f"blk.{index}.attn_{name}.weight"))
+    def matrix(name: str) -> GpuMatrix:
+        return on_gpu.matrix(f"blk.{index}.attn_{name}.weight")
 
-    compressed = config.q_lora_rank is not None
-    query_norm = f"blk.{index}.attn_q_a_norm.weight"
+    down: QueryCompression | GpuLinear
+    if config.q_lora_rank is None:
+        down, query_b = GpuLinear(matrix("kv_a_mqa")), matrix("q")
+    else:
+        norm = on_gpu.float32(f"blk.{index}.attn_q_a_norm.weight")
+        down = QueryCompression(GpuStacked(matrix("q_a"), matrix("kv_a_mqa")), norm)
+        query_b = matrix("q_b")
     return GpuMlaAttention(
         GpuAttentionWeights(
-            query_a=linear("q_a") if compressed else None,
-            query_norm=on_gpu.float32(query_norm) if compressed else None,
-            query_b=linear("q_b" if compressed else "q"),
-            kv_a=linear("kv_a_mqa"),
+            down=down,
+            query_b=GpuLinear(query_b),
             kv_norm=on_gpu.float32(f"blk.{index}.attn_kv_a_norm.weight"),
             kv_up=_kv_up(on_gpu, config, index),
-            output=linear("output"),
+            output=GpuLinear(matrix("output")),
         ),
         config,
     )
