@@ -26,19 +26,17 @@ def model(native_build: BuildInfo, device: torch.device) -> Iterator[Model]:
         yield Model(native, pool, torch.device(device))
 
 
-def eager_step(model: Model, layer: int, num_tokens: int, seed: int, shared: bool) -> None:
+def eager_step(model: Model, layer: int, num_tokens: int, seed: int) -> None:
     """One request from beginning to end, compared with a direct call, bit for bit."""
     x, ids, weights = random_request(num_tokens, seed)
     generator = torch.Generator().manual_seed(seed)
     residual = torch.randn(num_tokens, HIDDEN, generator=generator)
-    added = torch.randn(num_tokens, HIDDEN, generator=generator).bfloat16() if shared else None
-    expected = residual + (added.float() if added is not None else 0.0)
-    expected = expected + direct(model, layer, x.float(), ids, weights)
+    expected = residual + direct(model, layer, x.float(), ids, weights)
     guarded = torch.full((num_tokens + 2, HIDDEN), -7.5, device=model.device)
     guarded[1:-1] = residual
     model.handoff.post(layer, *(tensor.to(model.device) for tensor in (x, ids, weights)))
     model.handoff.serve(1)
-    model.handoff.take(guarded[1:-1], None if added is None else added.to(model.device))
+    model.handoff.take(guarded[1:-1])
     found = guarded.cpu()
     model.handoff.check()
     assert torch.equal(found[1:-1], expected)
@@ -46,12 +44,9 @@ def eager_step(model: Model, layer: int, num_tokens: int, seed: int, shared: boo
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, 16])
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_request_has_the_result_of_a_direct_call(
-    model: Model, num_tokens: int, shared: bool
-) -> None:
+def test_a_request_has_the_result_of_a_direct_call(model: Model, num_tokens: int) -> None:
     for layer in range(3):
-        eager_step(model, layer, num_tokens, seed=layer, shared=shared)
+        eager_step(model, layer, num_tokens, seed=layer)
 
 
 def test_experts_read_are_counted_once_a_request(model: Model) -> None:
@@ -90,7 +85,7 @@ def test_an_answer_that_does_not_come_fails_the_step_and_no_other(model: Model) 
     model.handoff.reset()
     model.handoff.set_patience(10)
     assert not model.handoff.failed
-    eager_step(model, 1, 2, seed=5, shared=True)
+    eager_step(model, 1, 2, seed=5)
 
 
 def test_an_expert_that_is_not_there_is_refused_and_the_gpu_told(model: Model) -> None:
@@ -104,7 +99,7 @@ def test_an_expert_that_is_not_there_is_refused_and_the_gpu_told(model: Model) -
     post_and_take(model, x, ids, weights)
     assert time.monotonic() - started < 9  # of 10 s of patience
     model.handoff.reset()
-    eager_step(model, 0, 1, seed=6, shared=False)
+    eager_step(model, 0, 1, seed=6)
 
 
 def test_a_gpu_that_does_not_ask_and_a_cancelled_step_end_with_an_error(model: Model) -> None:
@@ -117,7 +112,7 @@ def test_a_gpu_that_does_not_ask_and_a_cancelled_step_end_with_an_error(model: M
         model.handoff.serve(1)
     assert caught.value.code == "handoff-cancelled"
     model.handoff.reset()
-    eager_step(model, 2, 1, seed=7, shared=True)
+    eager_step(model, 2, 1, seed=7)
 
 
 def test_what_does_not_fit_the_block_is_refused(model: Model) -> None:
@@ -138,8 +133,6 @@ def test_what_does_not_fit_the_block_is_refused(model: Model) -> None:
     for residual in (x, x.float()[:, :8]):
         with pytest.raises(ValueError, match="residual"):
             model.handoff.take(residual)
-    with pytest.raises(ValueError, match="shared"):
-        model.handoff.take(x.float(), x[:1])
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ _NUMBER_MASK = tl.constexpr(NUMBER_MASK)
 _REFUSED = tl.constexpr(REFUSED)
 
 # What the programs of `take` read: [tokens, columns], 16 bytes a thread and load.
-_TAKE_TOKENS, _TAKE_COLS, _TAKE_WARPS = 4, 2048, 8
+_TAKE_TOKENS, _TAKE_COLS, _TAKE_WARPS = 4, 1024, 4
 
 # One thread looks, because looks of several at one address of the host's wait for each other, about
 # a microsecond each. The others of its program wait at a barrier.
@@ -125,8 +125,8 @@ def _post_kernel(
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _take_kernel(
-    residual, shared_expert, result, done, given_up, state, patience_ns, num_tokens,
-    hidden: tl.constexpr, has_shared: tl.constexpr,
+    residual, result, done, given_up, state, patience_ns, num_tokens,
+    hidden: tl.constexpr,
     TOKENS: tl.constexpr, COLS: tl.constexpr, THREADS: tl.constexpr,
     IS_RELAYED: tl.constexpr, ON_GPU: tl.constexpr,
 ):  # fmt: skip
@@ -136,8 +136,6 @@ def _take_kernel(
     mask = (cols < hidden) & (tokens < num_tokens)
     at = tokens * hidden + cols
     total = tl.load(residual + at, mask=mask)
-    if has_shared:
-        total += tl.load(shared_expert + at, mask=mask).to(tl.float32)
     number = tl.load(state)
     failed = state + 1
     relay = state + 2
@@ -148,8 +146,8 @@ def _take_kernel(
         if is_first:
             _raise_flag(relay, tl.where(found == number, found, _REFUSED), THREADS, ON_GPU)
     if found == number:
-        # Volatile: never from a cache that the CPU's writes do not reach.
-        total += tl.load(result + at, mask=mask, volatile=True)
+        # The flag was acquired: plain loads, which are faster, see what was written before it.
+        total += tl.load(result + at, mask=mask)
         tl.store(residual + at, total, mask=mask)
     else:
         tl.store(failed, 1)
@@ -187,24 +185,22 @@ def post(
 
 def take(
     residual: torch.Tensor,
-    shared: torch.Tensor | None,
     block: dict[str, torch.Tensor],
     state: torch.Tensor,
     patience_ns: torch.Tensor,
 ) -> None:
-    """Waits for the answer to the last `post` and adds it to `residual`, and `shared` as well.
+    """Waits for the answer to the last `post` and adds it to `residual`.
 
-    residual: float32 [tokens, hidden], as many tokens as were posted; shared: bfloat16 or float32
-    of the same shape; both contiguous. patience_ns: int64 [1]. When the time is over, or the CPU
-    refuses, nothing is added, the state says so, and so does `given_up` in the block.
+    residual: float32 [tokens, hidden], contiguous, as many tokens as were posted; patience_ns:
+    int64 [1]. When the time is over, or the CPU refuses, nothing is added, the state says so, and
+    so does `given_up` in the block.
     """
     num_tokens, hidden = residual.shape
     tokens = min(triton.next_power_of_2(num_tokens), _TAKE_TOKENS)
     grid = (triton.cdiv(hidden, _TAKE_COLS), triton.cdiv(num_tokens, tokens))
     _take_kernel[grid](
-        residual, residual if shared is None else shared, block["result"],
-        block["done"], block["given_up"], state, patience_ns, num_tokens,
-        hidden, shared is not None,
+        residual, block["result"], block["done"], block["given_up"], state, patience_ns, num_tokens,
+        hidden,
         TOKENS=tokens, COLS=_TAKE_COLS, THREADS=32 * _TAKE_WARPS,
         IS_RELAYED=grid != (1, 1) and residual.is_cuda, ON_GPU=residual.is_cuda,
         num_warps=_TAKE_WARPS,

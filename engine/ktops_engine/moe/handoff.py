@@ -85,17 +85,14 @@ class Handoff:
         self._check("expert_weights", expert_weights, num_tokens, self._top_k, torch.float32)
         kernels.post(x, expert_ids, expert_weights, layer, self._block, self._state)
 
-    def take(self, residual: torch.Tensor, shared: torch.Tensor | None = None) -> None:
-        """Awaits the answer to the last `post` and adds it to residual, float32 [tokens, hidden],
-        and `shared`, bfloat16 or float32 of the same shape, too. Adds nothing when the step fails.
+    def take(self, residual: torch.Tensor) -> None:
+        """Awaits the answer to the last `post` and adds it to residual, float32 [tokens, hidden].
+        Adds nothing when the step fails.
 
         Raises ValueError for anything else.
         """
-        num_tokens = residual.shape[0]
-        self._check("residual", residual, num_tokens, self._hidden, torch.float32)
-        if shared is not None:
-            self._check("shared", shared, num_tokens, self._hidden, torch.bfloat16, torch.float32)
-        kernels.take(residual, shared, self._block, self._state, self._patience_ns)
+        self._check("residual", residual, residual.shape[0], self._hidden, torch.float32)
+        kernels.take(residual, self._block, self._state, self._patience_ns)
 
     def serve(self, count: int, timeout_seconds: float = CPU_PATIENCE_SECONDS) -> None:
         """Computes the next `count` requests; each may take `timeout_seconds` to come.
@@ -143,11 +140,9 @@ class Handoff:
         """How long `serve` has waited for requests."""
         return self._server.traffic.wait_ns * 1e-9
 
-    def _check(
-        self, name: str, x: torch.Tensor, rows: int, cols: int, *dtypes: torch.dtype
-    ) -> None:
-        if x.shape != (rows, cols) or x.dtype not in dtypes or not x.is_contiguous():
+    def _check(self, name: str, x: torch.Tensor, rows: int, cols: int, dtype: torch.dtype) -> None:
+        if x.shape != (rows, cols) or x.dtype != dtype or not x.is_contiguous():
             raise ValueError(
-                f"{name}: expected contiguous [{rows}, {cols}] {dtypes[0]}, "
+                f"{name}: expected contiguous [{rows}, {cols}] {dtype}, "
                 f"got {tuple(x.shape)} {x.dtype}"
             )
