@@ -14,6 +14,7 @@ from ktops_engine.gguf import GgufModel
 from ktops_engine.kv_cache import BlockPool
 from ktops_engine.loader import LoadedModel, OnNote, OnProgress, load_model
 from ktops_engine.loop import EngineLoop, OnOutput
+from ktops_engine.machine import MachineFacts
 from ktops_engine.measured_speeds import SpeedKeeper, speed_key
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.node_memory import NodeShare
@@ -49,13 +50,15 @@ class LLM:
         config: EngineConfig,
         on_progress: OnProgress | None = None,
         on_note: OnNote | None = None,
+        machine: MachineFacts | None = None,
     ) -> LLM:
         """Check, plan, read and start. Everything taken is given back when a stage fails.
 
         `on_progress` may be called from several threads, `on_note` gets one sentence at a time.
+        `machine`: what a caller who has planned found; None: it is asked here.
         Raises KtopsError: whatever is wrong with the files, the machine or the native library.
         """
-        loaded = load_model(config, on_progress, on_note)
+        loaded = load_model(config, on_progress, on_note, machine)
         try:
             if loaded.placement.gpus and on_progress is not None:
                 on_progress(LoadProgress(WARM_UP, 0, 0))

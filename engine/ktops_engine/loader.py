@@ -90,14 +90,17 @@ class LoadedModel:
 
 
 def load_model(
-    config: EngineConfig, on_progress: OnProgress | None = None, on_note: OnNote | None = None
+    config: EngineConfig,
+    on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
+    machine: MachineFacts | None = None,
 ) -> LoadedModel:
-    """Load what `config` names. See `LLM.load` for the callbacks and the errors."""
+    """Load what `config` names. See `LLM.load` for the rest and the errors."""
     on_note = on_note or (lambda note: None)
     on_progress = on_progress or (lambda progress: None)
     source = open_source(config)
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
-    machine = engine_machine()
+    machine = machine or engine_machine()
     placement = plan(config, facts_of_files(gguf, model_config), machine)
     names, left_out = wanted_tensors(gguf, model_config)
     if left_out:

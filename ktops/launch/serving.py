@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ktops.launch.progress import LoadView
     from ktops_engine.gguf import GgufModel
     from ktops_engine.llm import LLM
+    from ktops_engine.machine import MachineFacts
     from ktops_engine.server import ModelHandle, ServerConfig
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -32,9 +33,11 @@ _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalt
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked request for an engine and its server; `shown_notes` were printed already."""
+    """A checked request for an engine and its server on the `machine` that was planned for;
+    `shown_notes` were printed already."""
 
     engine_config: EngineConfig
+    machine: MachineFacts
     server_config: ServerConfig
     shown_notes: frozenset[str]
 
@@ -62,7 +65,8 @@ def prepare(
         max_new_tokens=settings.max_new_tokens,
         sampling=sampling_defaults(choice.model_path or site.gguf.paths[0].parent),
     )
-    return Prepared(planned_config(site), server_config, frozenset(site.placement.notes))
+    notes = frozenset(site.placement.notes)
+    return Prepared(planned_config(site), site.machine, server_config, notes)
 
 
 def admit(
@@ -109,7 +113,7 @@ def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: Mode
         if note not in prepared.shown_notes:
             output.stage("note", note)
 
-    llm = LLM.load(prepared.engine_config, on_progress=on_progress, on_note=on_note)
+    llm = LLM.load(prepared.engine_config, on_progress, on_note, prepared.machine)
     show_nodes(output, llm.node_shares)
     for share in llm.node_shares:
         output.event("node", **asdict(share))

@@ -12,6 +12,7 @@ from ktops.launch.serving import Prepared, load_engine
 from ktops.output import Mode, Output
 from ktops_engine.config import EngineConfig
 from ktops_engine.demo import demo_path
+from ktops_engine.machine import MachineFacts
 from ktops_engine.node_memory import NodeShare
 
 GIB = 1 << 30
@@ -22,10 +23,16 @@ SHARES = (NodeShare(0, 188 * GIB, 188 * GIB), NodeShare(1, 187 * GIB, None))
 def loaded(monkeypatch):
     """`loaded(mode)` shows an engine being loaded whose weights have two nodes."""
     llm = SimpleNamespace(node_shares=SHARES)
-    monkeypatch.setattr("ktops_engine.llm.LLM.load", lambda *given, **named: llm)
+    machine = MachineFacts((0,), 2 * GIB, GIB)
+
+    def take(config, on_progress, on_note, found) -> SimpleNamespace:
+        assert found is machine  # the one that was planned for: it is not asked again
+        return llm
+
+    monkeypatch.setattr("ktops_engine.llm.LLM.load", take)
 
     def load(mode: Mode) -> None:
-        prepared = Prepared(EngineConfig(demo_path()), None, frozenset())
+        prepared = Prepared(EngineConfig(demo_path()), machine, None, frozenset())
         assert load_engine(Output(mode), prepared, None, None) is llm
 
     return load
