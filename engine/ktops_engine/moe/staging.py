@@ -86,13 +86,14 @@ class Staging:
         return float(began.elapsed_time(ended)) / 1000
 
     def host_rows(self, name: str, shape: torch.Size) -> torch.Tensor:
-        """A float32 tensor in RAM that the GPU reaches, the same memory for each name."""
+        """A float32 tensor in RAM that the GPU reaches, the same memory for each name. It grows to
+        powers of two, which is how torch takes pinned memory anyway."""
         wanted = shape.numel()
-        held = self._host.get(name)
-        if held is None or held.numel() < wanted:
-            held = torch.empty(wanted, dtype=torch.float32, pin_memory=self._on_gpu)
-            self._host[name] = held
-        return held[:wanted].view(shape)
+        if name not in self._host or self._host[name].numel() < wanted:
+            self._host.pop(name, None)  # before more is taken: torch may use it for others
+            size = 1 << (wanted - 1).bit_length()
+            self._host[name] = torch.empty(size, dtype=torch.float32, pin_memory=self._on_gpu)
+        return self._host[name][:wanted].view(shape)
 
     def to_host(
         self, x: torch.Tensor, rows: torch.Tensor

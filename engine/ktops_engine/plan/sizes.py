@@ -49,9 +49,20 @@ def gpu_buffer_bytes(facts: ModelFacts, chunk: int) -> int:
 
 
 def handed_bytes(model: ModelConfig, chunk: int) -> int:
-    """Bytes in RAM through which the CPU's share of a chunk comes from a GPU and goes back, both
-    in float32."""
-    return 2 * FLOAT32_BYTES * chunk * model.hidden_size
+    """Pinned bytes in RAM between CPU and GPU: a chunk's embeddings, with places and blocks, and
+    what the CPU's share of its experts reads and gives back, all in float32.
+
+    torch takes pinned memory in powers of two and keeps what is given back for requests of the same
+    size: after chunks of all sizes, twice the largest.
+    """
+    step = FLOAT32_BYTES * chunk * (model.hidden_size + 3)
+    handed = FLOAT32_BYTES * chunk * model.hidden_size
+    return 2 * (_power_of_two(step) + 2 * _power_of_two(handed))
+
+
+def _power_of_two(num_bytes: int) -> int:
+    """The smallest that is not less."""
+    return 1 << (num_bytes - 1).bit_length()
 
 
 def expert_sizes(facts: ModelFacts) -> list[int]:
