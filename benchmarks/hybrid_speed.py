@@ -2,9 +2,9 @@
 
     python benchmarks/hybrid_speed.py --model r1-q4km --num-hidden-layers 11 --gpu-experts 0
 
-Prints decode and prompt tokens a second, what the memory alone would allow a decode, and speeds
-and memory beside what the plan predicted of them. Runs the engine as the server does,
-but without HTTP.
+Prints decode and prompt tokens a second, where the time of a token goes, what the memory alone
+would allow a decode, and speeds and memory beside what the plan predicted of them. Runs the engine
+as the server does, but without HTTP.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+from token_parts import TokenParts
 
 
 def timed(llm, prompt: list[int], num_tokens: int) -> tuple[float, list[float]]:
@@ -71,6 +72,7 @@ def main() -> None:
     from ktops.planning.machines.live import this_machine
     from ktops.planning.model_facts import described_facts
     from ktops_engine import LLM, EngineConfig
+    from ktops_engine.bandwidth import measure_read_bandwidth
     from ktops_engine.config import DummyWeights
     from ktops_engine.demo import demo_path
     from ktops_engine.plan import facts_of_files, predict, predict_prompt
@@ -105,6 +107,7 @@ def main() -> None:
         "of_that_fill_s": filled_at[0] - started,
         "layers": source.config.num_hidden_layers,
         "gpu_layers": placement.gpu_layers,
+        "planned_ram_gib": placement.total_bytes / (1 << 30),
         "planned_vram_gib": placement.vram_bytes / (1 << 30),
         "prefill_chunk": placement.prefill_chunk,
     }
@@ -116,9 +119,13 @@ def main() -> None:
         return draw.choices(vocabulary, k=count)
 
     timed(llm, prompt(16), 8)
+
+    def decode() -> list[float]:
+        return [gap for _ in range(args.repeat) for gap in timed(llm, prompt(8), args.decode)[1]]
+
     before = llm.stats().experts
     bytes_before, seconds_before = before.num_bytes, before.seconds
-    gaps = [gap for _ in range(args.repeat) for gap in timed(llm, prompt(8), args.decode)[1]]
+    gaps = decode()
     after = llm.stats().experts
     found["decode_tok_s"] = 1 / statistics.median(gaps)
     found["decode_ms_p10_p90"] = [
@@ -126,12 +133,20 @@ def main() -> None:
     ]
     seconds = after.seconds - seconds_before
     found["expert_gb_s"] = (after.num_bytes - bytes_before) / 1e9 / max(seconds, 1e-9)
+    if TokenParts.can_tell(llm):
+        parts = TokenParts(llm)
+        with parts.watch():
+            parts_gaps = decode()
+        found |= parts.of(statistics.median(parts_gaps))
+        if read := measure_read_bandwidth(llm._loaded.native, machine):
+            found["read_gb_s_now"] = read / 1e9
+            found["experts_share_of_reads"] = found["expert_gb"] / found["experts_ms"] * 1e12 / read
     if machine.read_bandwidth:
         experts = source.config.num_experts_per_tok / source.config.n_routed_experts
         limit = facts.bytes.routed_experts * experts / machine.read_bandwidth
         found["decode_memory_limit_tok_s"] = 1 / limit
-    decode = getattr(predict(placement, facts, machine), "decode_tokens_per_s", None)
-    held = [("decode, tok/s", decode, found["decode_tok_s"])]
+    predicted = getattr(predict(placement, facts, machine), "decode_tokens_per_s", None)
+    held = [("decode, tok/s", predicted, found["decode_tok_s"])]
     for count in args.prompts:
         timed(llm, prompt(count), 1)
         rates = [count / timed(llm, prompt(count), 1)[0] for _ in range(args.repeat)]
