@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ktops_engine.gguf import GgufModel
     from ktops_engine.machine import MachineFacts
     from ktops_engine.measured_speeds import MeasuredSpeeds
-    from ktops_engine.plan import ModelFacts, Placement
+    from ktops_engine.plan import ModelFacts, Placement, Share
 
 # What is left of memory beside the model, as a share of what it takes: below this, anything else
 # that grows on the machine makes the kernel swap or kill.
@@ -111,7 +111,7 @@ def target_of(site: Site, settings: Settings) -> Target:
         title=known.title if known else site.name,
         weights_bytes=size,
         ram_bytes=site.placement.total_bytes,
-        vram_bytes=site.placement.vram_bytes,
+        vram_bytes=site.placement.largest_vram_bytes,
         cores=known.needs.cores if known else 1,
         present_bytes=size,
         weights=str(site.choice.gguf_path),
@@ -145,7 +145,7 @@ def early_target(name: str, settings: Settings, plan: ModelPlan | None) -> Targe
     if plan is None:
         return replace(target, vram_bytes=0)
     placement = plan.served.placement
-    return replace(target, ram_bytes=placement.total_bytes, vram_bytes=placement.vram_bytes)
+    return replace(target, ram_bytes=placement.total_bytes, vram_bytes=placement.largest_vram_bytes)
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ def show_plan(output: Output, placement: Placement, expected: Expectation) -> No
         vram_bytes=placement.vram_bytes,
         gpu_layers=placement.gpu_layers,
         gpu_experts=placement.gpu_experts,
+        expert_layers_by_gpu=list(placement.expert_layers_by_gpu),
         ctx_size=placement.ctx_size,
         expected_tokens_per_s=expected.predicted and [round(r, 2) for r in expected.predicted],
         measured_tokens_per_s=expected.measured and round(expected.measured, 2),
@@ -241,7 +242,7 @@ def refuse_narrow(placement: Placement, forced_command: str) -> None:
 def plan_parts(placement: Placement) -> Iterator[Text]:
     """Where everything goes, for one line."""
     if placement.gpus:
-        yield _on_gpus(placement)
+        yield from _on_gpus(placement)
         yield text(
             "RAM: {total} (weights {weights})",
             total=format_bytes(placement.total_bytes),
@@ -258,12 +259,16 @@ def plan_parts(placement: Placement) -> Iterator[Text]:
     yield text("{threads} threads", threads=placement.num_threads)
 
 
-def _on_gpus(placement: Placement) -> Text:
+def _on_gpus(placement: Placement) -> Iterator[Text]:
+    """The GPU, or each of several with the layers whose experts it holds."""
     from ktops_engine.plan import Part
 
-    cache = sum(share.parts.get(Part.KV_CACHE, 0) for share in placement.gpus)
+    first, *further = placement.gpus
+    cache = first.parts.get(Part.KV_CACHE, 0)
     parts = [text("{layers} layers", layers=placement.gpu_layers)]
-    if placement.gpu_experts:
+    if further and placement.expert_layers_by_gpu[0]:
+        parts.append(_experts_of(placement.expert_layers_by_gpu[0]))
+    elif placement.gpu_experts and not further:
         parts.append(text("{experts} routed experts", experts=placement.gpu_experts))
     parts.append(
         text(
@@ -272,9 +277,26 @@ def _on_gpus(placement: Placement) -> Text:
             tokens=placement.ctx_size,
         )
     )
+    said = joined(parts)
+    if not further:
+        yield text("GPU: {total} ({parts})", total=format_bytes(first.total_bytes), parts=said)
+        return
+    yield _on_one_of_several(first, said)
+    for share, layers in zip(further, placement.expert_layers_by_gpu[1:], strict=True):
+        yield _on_one_of_several(share, _experts_of(layers))
+
+
+def _on_one_of_several(share: Share, parts: Text) -> Text:
     return text(
-        "GPU: {total} ({parts})", total=format_bytes(placement.vram_bytes), parts=joined(parts)
+        "GPU {index}: {total} ({parts})",
+        index=share.gpu_index,
+        total=format_bytes(share.total_bytes),
+        parts=parts,
     )
+
+
+def _experts_of(layers: int) -> Text:
+    return text("routed experts of {layers} layers", layers=layers)
 
 
 def _predict(site: Site) -> tuple[float, float] | None:

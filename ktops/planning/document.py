@@ -84,6 +84,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, object]:
             "gpu_layers": placement.gpu_layers,
             "gpu_experts": placement.gpu_experts,
             "gpu_expert_layers": placement.gpu_expert_layers,
+            "expert_layers_by_gpu": list(placement.expert_layers_by_gpu),
             "notes": [str(note) for note in placement.notes],
         },
         "prediction": known

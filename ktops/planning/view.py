@@ -56,7 +56,7 @@ def plan_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
     )
     yield text("Machine  {machine}", machine=machine_line(plan.machine))
     yield ""
-    yield from _placement_table(plan.planned, output)
+    yield from _placement_table(plan, output)
     yield ""
     yield from _speed_lines(plan, output)
     yield from _served_lines(plan, output)
@@ -115,13 +115,19 @@ def _bandwidth(machine: MachineFacts) -> Text:
     return text("{rate} by datasheet", rate=rate)
 
 
-def _placement_table(outcome: Outcome, output: Output) -> list[str]:
-    shares = (*outcome.placement.gpus, outcome.placement.ram)
+def _placement_table(plan: ModelPlan, output: Output) -> list[str]:
+    placement = plan.planned.placement
+    shares = (*placement.gpus, placement.ram)
     rows = [
         [output.say(PART_NAMES[part]), *(_cell(share.parts.get(part, 0)) for share in shares)]
         for part in Part
         if any(share.parts.get(part) for share in shares)
     ]
+    if placement.gpu_expert_layers:
+        layers = sum(bool(layer.routed_experts) for layer in plan.facts.bytes.layers)
+        counts = (*placement.expert_layers_by_gpu, layers - placement.gpu_expert_layers)
+        name = output.say(text("layers of routed experts"))
+        rows.append([name, *(str(count or NONE) for count in counts)])
     rows.append([output.say(text("total")), *(_cell(share.total_bytes) for share in shares)])
     rows.append([output.say(text("usable")), *(_cell(share.usable_bytes) for share in shares)])
     return output.table(rows, ["", *(_device_name(share) for share in shares)])

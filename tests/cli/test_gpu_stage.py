@@ -120,11 +120,23 @@ def test_spare_gpu_memory_holds_experts_where_that_is_wished(machine, shown, fla
     assert found.placement.ram.routed_bytes < found.facts.bytes.routed_experts
 
 
-def test_of_two_gpus_the_first_is_used_and_that_is_said(machine, shown):
+def test_of_two_gpus_the_first_suffices_and_how_to_use_the_other_is_said(machine, shown):
     machine(H100, SECOND)
     said = shown(site())
-    assert "this version computes on the first of 2 GPUs" in said
+    assert "1 of 2 GPUs hold nothing: --gpu-memory all puts routed experts there" in said
     assert "GPU: 12." in said
+
+
+def test_what_each_of_two_gpus_holds_is_said_and_the_doctor_asks_for_the_larger_part(
+    machine, shown
+):
+    machine(H100, SECOND)
+    found = site(gpu_memory="all")
+    said = shown(found)
+    assert re.search(r"GPU 0: 7[\d.]+ GiB \(61 layers, routed experts of \d+ layers, cache ", said)
+    assert re.search(r"\), GPU 1: 7[\d.]+ GiB \(routed experts of 1\d layers\), RAM: ", said)
+    assert "warning" not in said
+    assert 70 * GIB < targets(found, load_settings()).vram_bytes < 79 * GIB
 
 
 def test_a_gpu_that_is_full_is_named_with_what_is_missing_and_the_cpu_computes(machine, shown):

@@ -71,15 +71,18 @@ def test_a_gpu_that_is_too_small_is_left_to_today(ktops):
     assert today[1].endswith(" GiB are needed for all that every token uses")
 
 
-def test_of_several_gpus_the_first_one_is_said_to_be_used(ktops):
+def test_of_several_gpus_those_that_stay_empty_are_named_and_the_others_are_used(ktops):
     ran = ktops("plan", "r1-q4km", "--machine", "2x9654,1536GiB,2x4090")
-    assert "Note     this version computes on the first of 2 GPUs" in ran.stdout
+    assert "Note     1 of 2 GPUs hold nothing: --gpu-memory all puts routed experts" in ran.stdout
     assert "Today" not in ran.stdout
     plan = document(ktops("plan", "r1-q4km", "--machine", "h20x8", "--json"))["plans"][0]
-    assert len(plan["placement"]["devices"]) > 3
-    assert [share["device"] for share in plan["served"]["placement"]["devices"]] == ["ram", "gpu0"]
+    assert plan["served"] is None
+    layers = plan["placement"]["expert_layers_by_gpu"]
+    assert len(layers) == len(plan["placement"]["devices"]) - 1 > 3
+    assert sum(layers) == plan["placement"]["gpu_expert_layers"] == 58
     ran = ktops("plan", "r1-q4km", "--machine", "h20x8")
-    assert "         this version computes on the first of 8 GPUs\n" in ran.stdout
+    row = next(line for line in ran.stdout.splitlines() if "layers of routed experts" in line)
+    assert row.split()[4:] == [*map(str, layers), "-"]
 
 
 def test_one_command_compares_the_machines_of_the_article(ktops):
@@ -106,7 +109,7 @@ def test_the_comparison_as_a_document_is_exact(ktops):
         _, gpu = plans[name]["placement"]["devices"]
         assert 12e9 < gpu["total_bytes"] < 14e9
         assert plans[name]["served"] is None
-    assert len(plans["h20x8"]["served"]["placement"]["devices"]) == 2
+    assert plans["h20x8"]["served"] is None
     assert plans["laptop"]["served"]["placement"]["devices"][1:] == []
     assert plans["this"]["served"] is None
 

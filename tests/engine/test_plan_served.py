@@ -68,11 +68,81 @@ def test_the_smallest_gpu_that_suffices_is_used_and_one_byte_less_is_not():
     assert not plan(config(gpu_memory_bytes=needed - 1), R1, host).is_hybrid
 
 
-def test_two_gpus_are_said_to_be_one_too_many():
+def devices(placement):
+    return [share.device for share in placement.gpus]
+
+
+def test_a_second_gpu_that_is_not_needed_stays_empty_and_it_is_said_how_to_use_it():
     placement = plan(config(), R1, machine(vram=(24 * GIB, 24 * GIB)))
     assert placement.is_hybrid
-    assert [share.device for share in placement.gpus] == ["gpu0"]
-    assert placement.notes == ("this version computes on the first of 2 GPUs",)
+    assert devices(placement) == ["gpu0"]
+    assert placement.notes == (
+        "1 of 2 GPUs hold nothing: --gpu-memory all puts routed experts there",
+    )
+
+
+def test_two_gpus_alike_are_filled_one_after_the_other_where_that_is_wished():
+    host = machine(vram=(79 * GIB, 79 * GIB))
+    placement = plan(config(gpu_memory_bytes=79 * GIB), R1, host)
+    first, second = placement.expert_layers_by_gpu
+    assert devices(placement) == ["gpu0", "gpu1"]
+    assert (first >= 8, second >= 11, placement.notes) == (True, True, ())
+    assert placement.gpu_expert_layers == first + second
+    layers = [layer.routed_experts for layer in R1.bytes.layers if layer.routed_experts]
+    assert placement.gpus[0].routed_bytes == sum(layers[:first])
+    assert placement.gpus[1].routed_bytes == sum(layers[first : first + second])
+    assert placement.gpus[1].parts.keys() == {Part.ROUTED_EXPERTS, Part.BUFFERS}
+
+
+@pytest.mark.parametrize("wish", [{}, {"gpu_memory_bytes": 200 * GIB}], ids=["none", "all"])
+def test_two_h100s_hold_what_256_gib_of_ram_cannot(wish):
+    """78 GiB of each are free, and 10 of RAM are taken by the system."""
+    host = machine(246 * GIB, vram=(78 * GIB, 78 * GIB))
+    placement = plan(config(**wish), R1, host)
+    assert 20 <= placement.gpu_expert_layers <= 22
+    assert min(placement.expert_layers_by_gpu) >= 8
+    assert 225 * GIB < placement.ram.total_bytes <= 246 * GIB
+    for share in placement.gpus:
+        assert share.total_bytes <= share.usable_bytes
+
+
+def test_of_unlike_gpus_each_holds_what_it_has_room_for():
+    host = machine(vram=(24 * GIB, 97 * GIB, 48 * GIB))
+    placement = plan(config(gpu_memory_bytes=97 * GIB), R1, host)
+    assert devices(placement) == ["gpu0", "gpu1", "gpu2"]
+    first, second, third = placement.expert_layers_by_gpu
+    assert first < third < second
+
+
+def test_a_full_gpu_between_others_is_passed_over():
+    placement = plan(
+        config(gpu_memory_bytes=79 * GIB), R1, machine(vram=(24 * GIB, GIB // 4, 79 * GIB))
+    )
+    assert devices(placement) == ["gpu0", "gpu2"]
+    assert len(placement.expert_layers_by_gpu) == 2
+    assert placement.gpus[1].gpu_index == 2
+
+
+def test_a_further_gpu_without_room_for_a_layer_is_said_to_be_too_small():
+    placement = plan(config(gpu_memory_bytes=79 * GIB), R1, machine(vram=(79 * GIB, 6 * GIB)))
+    assert devices(placement) == ["gpu0"]
+    (note,) = placement.notes
+    assert note.startswith("1 of 2 GPUs hold nothing: the experts of a layer and what they are")
+
+
+def test_what_a_wish_leaves_empty_needs_no_word():
+    """The wish is obeyed, or nothing is left that could lie there."""
+    host = machine(vram=(79 * GIB, 79 * GIB))
+    assert plan(config(gpu_experts=256), R1, host).notes == ()
+    everything = plan(config(), LITE, host)
+    assert (everything.expert_layers_by_gpu, everything.notes) == ((26,), ())
+
+
+def test_a_model_that_only_several_gpus_hold_is_spread_over_them():
+    placement = plan(config(), R1, machine(64 * GIB, vram=(96 * GIB,) * 8))
+    assert placement.ram.routed_bytes == 0
+    assert sum(placement.expert_layers_by_gpu) == 58
+    assert len(placement.gpus) == len(placement.expert_layers_by_gpu) > 4
 
 
 def test_where_only_the_second_gpu_has_room_it_is_said_how_to_choose_it():
@@ -141,9 +211,9 @@ def test_without_a_wish_experts_go_to_the_gpu_only_when_all_fit_or_ram_is_short(
     assert short.gpus[0].parts[Part.ROUTED_EXPERTS] > 40 * GIB
 
 
-def test_what_neither_ram_nor_the_first_gpu_holds_is_refused():
+def test_what_neither_ram_nor_all_gpus_hold_is_refused():
     with pytest.raises(KtopsError) as caught:
-        plan(config(), R1, machine(64 * GIB, vram=(96 * GIB,) * 8))
+        plan(config(), R1, machine(64 * GIB, vram=(96 * GIB,) * 2))
     assert caught.value.code == "not-enough-memory"
 
 
@@ -154,12 +224,14 @@ def test_what_neither_ram_nor_the_first_gpu_holds_is_refused():
     budget=st.none() | st.integers(1, 100),
     experts=st.none() | st.integers(0, 20_000),
 )
-def test_the_engine_gets_one_gpu_with_all_that_every_token_uses_or_none(ram, vram, budget, experts):
+def test_the_engine_gets_a_gpu_with_all_that_every_token_uses_or_none(ram, vram, budget, experts):
     wish = config(gpu_memory_bytes=budget and budget * GIB, gpu_experts=experts)
     host = machine(ram * GIB, vram=tuple(size * GIB for size in vram))
     placement = place_served(wish, R1, host)
     assert placement.is_hybrid == bool(placement.gpus)
-    assert len(placement.gpus) <= 1
+    assert devices(placement)[:1] in ([], ["gpu0"])
+    assert len(placement.expert_layers_by_gpu) == len(placement.gpus)
+    assert all(placement.expert_layers_by_gpu[1:])
     assert placement.gpu_layers == (61 if placement.gpus else 0)
     layers = [layer.routed_experts for layer in R1.bytes.layers if layer.routed_experts]
     assert placement.gpu_experts == 256 * placement.gpu_expert_layers

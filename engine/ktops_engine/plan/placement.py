@@ -2,7 +2,7 @@
 
 What every token uses (attention, norms and routers, shared experts, output head, dense layers) goes
 to the first GPU with the latent cache; the routed experts and the token embedding stay in RAM.
-Spare GPU memory can hold the routed experts of whole layers, a GPU that is too small hands layers
+Spare memory of all GPUs can hold the routed experts of whole layers, a GPU that is too small hands layers
 back to the CPU, and without a GPU everything lies in RAM.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import accumulate
 from types import MappingProxyType
 
 from ktops_engine.config import EngineConfig
@@ -22,9 +21,9 @@ from ktops_engine.plan.shares import Placement, Share
 from ktops_engine.plan.sizes import (
     BFLOAT16_BYTES,
     BLOCK_SIZE,
-    GPU_RUNTIME_BYTES,
     RUNTIME_BYTES,
     cache_bytes_per_token,
+    further_gpu_buffer_bytes,
     gpu_buffer_bytes,
     handed_bytes,
     kv_up_bytes,
@@ -57,11 +56,12 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
     for chunk in _prefill_chunks(config, machine, ctx_size):
         first_gpu, gpu_layers, is_whole = _fill_first_gpu(config, facts, machine, num_blocks, chunk)
         ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks, chunk)
-        experts = _experts_on_gpus(config, facts, machine, first_gpu, ram)
-        ram[Part.ROUTED_EXPERTS] -= sum(experts)
+        experts = _experts_on_gpus(config, facts, machine, first_gpu, ram, chunk)
+        ram[Part.ROUTED_EXPERTS] -= sum(map(sum, experts))
         if is_whole and ram.total() <= machine.available_ram_bytes:
             break
-    expert_layers = _count(_expert_layers(facts), sum(experts))
+    gpus = _gpu_shares(config, facts, machine, first_gpu, experts, chunk)
+    by_gpu = tuple(len(experts[share.gpu_index]) for share in gpus)
     return Placement(
         cpus=cpus,
         ctx_size=ctx_size,
@@ -69,10 +69,10 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         num_blocks=num_blocks,
         prefill_chunk=chunk if gpu_layers else config.prefill_chunk,
         ram=_share("ram", machine.available_ram_bytes, ram),
-        gpus=_gpu_shares(config, machine, first_gpu, experts),
+        gpus=gpus,
         gpu_layers=gpu_layers,
-        gpu_experts=expert_layers * facts.config.n_routed_experts,
-        gpu_expert_layers=expert_layers,
+        gpu_experts=sum(by_gpu) * facts.config.n_routed_experts,
+        expert_layers_by_gpu=by_gpu,
         notes=(*notes, *_rounding(config, facts, gpu_layers)),
     )
 
@@ -162,11 +162,14 @@ def _experts_on_gpus(
     machine: MachineFacts,
     first_gpu: Mapping[Part, int],
     ram: Counter[Part],
-) -> list[int]:
-    """Bytes of routed experts on each GPU: whole layers, from the first with experts on."""
+    chunk: int,
+) -> list[list[int]]:
+    """Bytes of the routed experts of every layer on each GPU: from the first layer with experts
+    on, one GPU after the other."""
     if not first_gpu or not facts.can_stay_on_gpu:
-        return [0] * len(machine.gpus)
-    rooms = [usable_bytes(config, gpu) - GPU_RUNTIME_BYTES for gpu in machine.gpus]
+        return [[] for _ in machine.gpus]
+    buffers = further_gpu_buffer_bytes(facts, chunk)
+    rooms = [usable_bytes(config, gpu) - buffers for gpu in machine.gpus]
     rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
     sizes = _expert_layers(facts)
     if config.gpu_experts is not None:
@@ -175,36 +178,42 @@ def _experts_on_gpus(
     if (
         config.gpu_experts is not None
         or config.gpu_memory_bytes is not None
-        or sum(filled) == facts.bytes.routed_experts
+        or sum(map(sum, filled)) == facts.bytes.routed_experts
     ):
         return filled
     return _fill(sizes, rooms, at_least=ram.total() - machine.available_ram_bytes)
 
 
-def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[int]:
+def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[list[int]]:
     """Put layers of `sizes` into `rooms` one after the other, until all are in, or the last room is
-    full, or `at_least` bytes are in."""
-    used = [0] * len(rooms)
+    full, or `at_least` bytes are in. Returns the sizes in each room."""
+    held: list[list[int]] = [[] for _ in rooms]
     room = total = 0
     for size in sizes:
-        while room < len(rooms) and used[room] + size > rooms[room]:
+        while room < len(rooms) and sum(held[room]) + size > rooms[room]:
             room += 1
         if room == len(rooms) or (at_least is not None and total >= at_least):
             break
-        used[room] += size
+        held[room].append(size)
         total += size
-    return used
+    return held
 
 
 def _gpu_shares(
-    config: EngineConfig, machine: MachineFacts, first_gpu: Counter[Part], experts: list[int]
+    config: EngineConfig,
+    facts: ModelFacts,
+    machine: MachineFacts,
+    first_gpu: Counter[Part],
+    experts: list[list[int]],
+    chunk: int,
 ) -> tuple[Share, ...]:
     """The GPUs that hold anything."""
     shares = []
-    for index, (gpu, num_bytes) in enumerate(zip(machine.gpus, experts, strict=True)):
-        parts = Counter(first_gpu if index == 0 else {Part.BUFFERS: GPU_RUNTIME_BYTES})
-        parts[Part.ROUTED_EXPERTS] += num_bytes
-        if num_bytes or (index == 0 and first_gpu):
+    buffers = further_gpu_buffer_bytes(facts, chunk)
+    for index, (gpu, sizes) in enumerate(zip(machine.gpus, experts, strict=True)):
+        parts = Counter(first_gpu if index == 0 else {Part.BUFFERS: buffers})
+        parts[Part.ROUTED_EXPERTS] += sum(sizes)
+        if sizes or (index == 0 and first_gpu):
             shares.append(_share(f"gpu{index}", usable_bytes(config, gpu), parts))
     return tuple(shares)
 
@@ -230,11 +239,6 @@ def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int) -> list[
 def _expert_layers(facts: ModelFacts) -> list[int]:
     """Bytes of the routed experts of each layer that has any."""
     return [layer.routed_experts for layer in facts.bytes.layers if layer.routed_experts]
-
-
-def _count(sizes: list[int], num_bytes: int) -> int:
-    """How many of `sizes`, from the first on, are whole in `num_bytes`."""
-    return sum(end <= num_bytes for end in accumulate(sizes))
 
 
 def _share(device: str, usable: int, parts: Counter[Part]) -> Share:

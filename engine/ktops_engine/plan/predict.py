@@ -17,7 +17,6 @@ from ktops_engine.plan.resources import (
     HIGH,
     LOW,
     Resource,
-    gpu_of,
     ram_rate,
     threads_read_rate,
     vram_rate,
@@ -89,7 +88,7 @@ def _missing(placement: Placement, machine: MachineFacts) -> tuple[Resource, ...
     if read and machine.read_bandwidth is None:
         missing.append(Resource.RAM_BANDWIDTH)
     for share in placement.gpus:
-        gpu = gpu_of(share, machine)
+        gpu = machine.gpus[share.gpu_index]
         known = {
             Resource.VRAM_BANDWIDTH: gpu.read_bandwidth,
             Resource.GPU_COMPUTE: gpu.bf16_flops,
@@ -118,7 +117,7 @@ def _decode_seconds(
         seconds[name] = cpu_bytes / min(memory, compute)
         seconds[name] += cpu_layers * rates.CPU_LAYER_SECONDS[end]
     for share in placement.gpus:
-        gpu = gpu_of(share, machine)
+        gpu = machine.gpus[share.gpu_index]
         always: float = share.weights_bytes - share.routed_bytes
         always += share.parts.get(Part.KV_CACHE, 0) if end == LOW else 0
         on_gpu = always / vram_rate(gpu, rates.VRAM_SHARE, end)
@@ -128,13 +127,7 @@ def _decode_seconds(
         there = max(0, placement.gpu_layers - model.first_k_dense_replace)
         away = max(0, there - placement.gpu_expert_layers)
         on_gpu = placement.gpu_layers * rates.GPU_LAYER_SECONDS[end] + rates.HOST_STEP_SECONDS[end]
-        on_gpu += _hops(placement) * rates.GPU_HOP_SECONDS[end]
+        on_gpu += sum(placement.expert_layers_by_gpu[1:]) * rates.GPU_HOP_SECONDS[end]
         seconds[Resource.VRAM_BANDWIDTH] += on_gpu
         seconds[Resource.HANDOFF] = away * rates.HANDOFF_SECONDS[end]
     return seconds
-
-
-def _hops(placement: Placement) -> float:
-    """Layers whose experts lie on another GPU than the first."""
-    on_each = [share.routed_bytes for share in placement.gpus]
-    return placement.gpu_expert_layers * sum(on_each[1:]) / max(1, sum(on_each))

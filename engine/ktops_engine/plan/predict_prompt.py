@@ -20,7 +20,6 @@ from ktops_engine.plan.resources import (
     Resource,
     cpu_flops,
     gpu_flops,
-    gpu_of,
     ram_rate,
     vram_rate,
 )
@@ -132,7 +131,7 @@ def _on_gpus(placement: Placement, machine: MachineFacts, end: int, flops: float
     """`flops` of what every token uses on the first GPU, and the unpacking of its weights."""
     first = placement.gpus[0]
     unpacked = rates.UNPACKING_READS * (first.weights_bytes - first.routed_bytes)
-    rate = vram_rate(gpu_of(first, machine), rates.VRAM_SHARE, end)
+    rate = vram_rate(machine.gpus[first.gpu_index], rates.VRAM_SHARE, end)
     computed = flops / gpu_flops(machine, rates.GPU_FLOPS_SHARE, end)
     return [_Work(computed, Resource.GPU_COMPUTE), _Work(unpacked / rate, Resource.VRAM_BANDWIDTH)]
 
@@ -143,7 +142,9 @@ def _in_vram(
     """`flops` of the experts that lie on GPUs, of which a share is `wanted`: layer by layer, so
     one GPU at a time."""
     read = sum(
-        wanted * share.routed_bytes / vram_rate(gpu_of(share, machine), rates.VRAM_SHARE, end)
+        wanted
+        * share.routed_bytes
+        / vram_rate(machine.gpus[share.gpu_index], rates.VRAM_SHARE, end)
         for share in placement.gpus
     )
     computed = flops / gpu_flops(machine, rates.GPU_EXPERT_FLOPS_SHARE, end)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from ktops_engine.machine import GpuFacts, MachineFacts
 from ktops_engine.plan import rates
-from ktops_engine.plan.shares import Placement, Share
+from ktops_engine.plan.shares import Placement
 
 LOW, HIGH = 0, 1
 
@@ -20,11 +20,6 @@ class Resource(StrEnum):
     GPU_COMPUTE = "GPU compute"
     PCIE = "PCIe"
     HANDOFF = "GPU-CPU handoff"
-
-
-def gpu_of(share: Share, machine: MachineFacts) -> GpuFacts:
-    """The GPU that a share lies on."""
-    return machine.gpus[int(share.device.removeprefix("gpu"))]
 
 
 def ram_rate(machine: MachineFacts, end: int) -> float:

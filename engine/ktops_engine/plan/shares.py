@@ -26,6 +26,11 @@ class Share:
     parts: Mapping[Part, int]
 
     @property
+    def gpu_index(self) -> int:
+        """Which GPU it is, counted as CUDA_VISIBLE_DEVICES does. Raises ValueError for RAM."""
+        return int(self.device.removeprefix("gpu"))
+
+    @property
     def weights_bytes(self) -> int:
         return sum(self.parts.get(part, 0) for part in WEIGHT_PARTS)
 
@@ -47,8 +52,9 @@ class Placement:
     quantised values along one side do not allow, so it is held as float32. The latent cache is
     float32 there too (the CPU has no faster form), and bfloat16 on a GPU.
 
-    `gpu_layers` counts the layers whose attention is on a GPU, `gpu_expert_layers` those whose
-    routed experts are there, the first ones that have any, and `gpu_experts` the experts of these.
+    `gpu_layers` counts the layers whose attention is on a GPU. The routed experts of whole layers
+    are on GPUs, the first layers that have any in the order of `gpus`: `expert_layers_by_gpu` says
+    how many are on each of them, and `gpu_experts` counts the experts of all.
     """
 
     cpus: tuple[int, ...]
@@ -60,12 +66,17 @@ class Placement:
     gpus: tuple[Share, ...] = ()
     gpu_layers: int = 0
     gpu_experts: int = 0
-    gpu_expert_layers: int = 0
+    expert_layers_by_gpu: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def num_threads(self) -> int:
         return len(self.cpus)
+
+    @property
+    def gpu_expert_layers(self) -> int:
+        """Layers whose routed experts are on any GPU."""
+        return sum(self.expert_layers_by_gpu)
 
     @property
     def is_hybrid(self) -> bool:
@@ -101,6 +112,11 @@ class Placement:
     @property
     def vram_bytes(self) -> int:
         return sum(share.total_bytes for share in self.gpus)
+
+    @property
+    def largest_vram_bytes(self) -> int:
+        """Bytes on the GPU that holds most; 0 without one."""
+        return max((share.total_bytes for share in self.gpus), default=0)
 
     @property
     def every_token_vram_bytes(self) -> int:

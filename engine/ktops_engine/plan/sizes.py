@@ -42,10 +42,22 @@ def gpu_buffer_bytes(facts: ModelFacts, chunk: int) -> int:
     model = facts.config
     heads = 2 * model.qk_head_dim + 2 * model.v_head_dim
     token = BFLOAT16_BYTES * (6 * model.hidden_size + model.num_attention_heads * heads)
-    pair = BFLOAT16_BYTES * model.moe_intermediate_size + FLOAT32_BYTES * model.hidden_size
-    pairs = min(chunk * model.num_experts_per_tok, BATCH_PAIRS)
     staged = STAGED_EXPERTS * max(expert_sizes(facts), default=0)
-    return GPU_RUNTIME_BYTES + chunk * token + pairs * pair + staged
+    return GPU_RUNTIME_BYTES + chunk * token + _pair_bytes(model, chunk) + staged
+
+
+def further_gpu_buffer_bytes(facts: ModelFacts, chunk: int) -> int:
+    """The same on a GPU that holds nothing but routed experts: a token of a chunk comes there in
+    bfloat16, is put in another order, and what its experts make of it goes back as float32."""
+    model = facts.config
+    token = (2 * BFLOAT16_BYTES + FLOAT32_BYTES) * model.hidden_size
+    return GPU_RUNTIME_BYTES + chunk * token + _pair_bytes(model, chunk)
+
+
+def _pair_bytes(model: ModelConfig, chunk: int) -> int:
+    """Bytes of the pairs of a token and an expert that are computed at a time."""
+    pair = BFLOAT16_BYTES * model.moe_intermediate_size + FLOAT32_BYTES * model.hidden_size
+    return min(chunk * model.num_experts_per_tok, BATCH_PAIRS) * pair
 
 
 def handed_bytes(model: ModelConfig, chunk: int) -> int:
