@@ -6,10 +6,12 @@ import importlib.util
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 
+from ktops_engine.errors import KtopsError
 from ktops_engine.machine import GpuFacts, MachineFacts, detect_machine
 from ktops_engine.plan.rates import PCIE_BYTES_PER_LANE
 from ktops_engine.text import Text, text
@@ -58,7 +60,8 @@ def detect_gpus(
     environ: Mapping[str, str] = os.environ, run: Run | None = None
 ) -> tuple[GpuFacts, ...]:
     """The GPUs of this machine that CUDA_VISIBLE_DEVICES lets through, in its order; without it in
-    nvidia-smi's.
+    nvidia-smi's. As CUDA has it, nothing counts that the variable names after a GPU that is not
+    there. A number means the GPU that nvidia-smi gives it to: see `count_as_nvidia_smi`.
 
     Their memory's bandwidth and FLOP/s stay None: the driver does not tell. Empty when there is no
     nvidia-smi, or it fails; why is the doctor's question.
@@ -84,9 +87,38 @@ def detect_gpus(
                 total_bytes=int(total) * _MIB,
                 free_bytes=int(free) * _MIB,
                 pcie_bandwidth=pcie_bandwidth(generation, lanes),
+                uuid=uuid,
             )
             found.append((place, gpu))
-    return tuple(gpu for _, gpu in sorted(found, key=lambda row: row[0]))
+    by_place = dict(found)
+    return tuple(by_place[place] for place in takewhile(by_place.__contains__, count()))
+
+
+def count_as_nvidia_smi(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Have CUDA count GPUs by their place on the bus, as nvidia-smi does and with it the plan: by
+    itself it begins with the fastest. Works until something in this process has used CUDA."""
+    environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+
+
+def check_order(planned: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse GPUs that CUDA counts otherwise than the plan: UUIDs of both, in their order, with or
+    without "GPU-" before them.
+
+    A GPU that the plan does not know, such as a slice of one, is nobody's mistake.
+
+    Raises KtopsError "gpu-order".
+    """
+    names = [uuid.removeprefix("GPU-") for uuid in planned]
+    for index, uuid in enumerate(uuid.removeprefix("GPU-") for uuid in found):
+        if uuid in names and names.index(uuid) != index:
+            raise KtopsError(
+                "gpu-order",
+                text(
+                    "CUDA counts GPUs in another order than nvidia-smi here, so the plan would go "
+                    "to the wrong ones"
+                ),
+                "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
+            )
 
 
 def pcie_bandwidth(generation: str, lanes: str) -> float | None:

@@ -14,8 +14,8 @@ import torch
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import GgufModel
-from ktops_engine.gpu_memory import load_within
-from ktops_engine.gpus import engine_machine
+from ktops_engine.gpu_memory import cuda_uuids, load_within
+from ktops_engine.gpus import check_order, count_as_nvidia_smi, engine_machine
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.machine import MachineFacts
 from ktops_engine.model_config import ModelConfig
@@ -100,8 +100,11 @@ def load_model(
     on_progress = on_progress or (lambda progress: None)
     source = open_source(config)
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
+    count_as_nvidia_smi()
     machine = machine or engine_machine()
     placement = plan(config, facts_of_files(gguf, model_config), machine)
+    if placement.is_hybrid:
+        check_order([gpu.uuid for gpu in machine.gpus], cuda_uuids())
     names, left_out = wanted_tensors(gguf, model_config)
     if left_out:
         said = text("{count} tensors for multi-token prediction are left out", count=len(left_out))
@@ -134,8 +137,7 @@ def _load(
         resources.callback(pool.close)
         total_bytes = sum(gguf.tensors[name].nbytes for name in names)
         fill = _filler(config, pool, total_bytes, on_progress)
-        first = model_config.first_k_dense_replace
-        resident = range(first, first + placement.gpu_expert_layers)
+        resident = _expert_devices(placement, model_config.first_k_dense_replace)
         in_ram = [name for name in names if stays_in_ram(name, resident) or not placement.is_hybrid]
         if placement.is_hybrid:
             from ktops_engine.models.hybrid import load_gpu_weights  # Triton and CUDA
@@ -161,6 +163,17 @@ def _load(
             gguf, model_config, placement, machine, tokenizer, info, native, model, shares,
             resources.pop_all(),
         )  # fmt: skip
+
+
+def _expert_devices(placement: Placement, first_layer: int) -> dict[int, torch.device]:
+    """The GPU of every layer whose routed experts are on one; `first_layer` is the first that has
+    any."""
+    indices = [
+        share.gpu_index
+        for share, count in zip(placement.gpus, placement.expert_layers_by_gpu, strict=True)
+        for _ in range(count)
+    ]
+    return {layer: torch.device("cuda", index) for layer, index in enumerate(indices, first_layer)}
 
 
 def _place(weights: Weights, pool: Pool, on_progress: OnProgress, on_note: OnNote) -> None:

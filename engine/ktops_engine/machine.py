@@ -14,8 +14,9 @@ from ktops_engine.text import Text
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """One GPU. Rates are None where nobody knows them: `read_bandwidth` of its memory and
-    `pcie_bandwidth` from RAM in bytes/s, `bf16_flops` of dense matrix products in FLOP/s."""
+    """One GPU; `uuid` is the driver's name of it, "" when unknown. Rates are None where nobody
+    knows them: `read_bandwidth` of its memory and `pcie_bandwidth` from RAM in bytes/s,
+    `bf16_flops` of dense matrix products in FLOP/s."""
 
     name: str
     total_bytes: int
@@ -23,6 +24,7 @@ class GpuFacts:
     read_bandwidth: float | None = None
     pcie_bandwidth: float | None = None
     bf16_flops: float | None = None
+    uuid: str = ""
 
 
 @dataclass(frozen=True)

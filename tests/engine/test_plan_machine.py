@@ -12,7 +12,14 @@ import pytest
 
 from ktops_engine import bandwidth, gpus
 from ktops_engine.bandwidth import measure_read_bandwidth, read_bandwidth
-from ktops_engine.gpus import detect_gpus, engine_machine, find_gpu_obstacle
+from ktops_engine.errors import KtopsError
+from ktops_engine.gpus import (
+    check_order,
+    count_as_nvidia_smi,
+    detect_gpus,
+    engine_machine,
+    find_gpu_obstacle,
+)
 from ktops_engine.machine import detect_machine
 from ktops_engine.native.load import load_native
 from ktops_engine.remembered import cache_file
@@ -48,6 +55,8 @@ def test_gpus_are_read_with_their_memory_and_link():
         ("GPU-5f2a", ["NVIDIA L40S"]),
         ("0, 1", ["NVIDIA L40S", "NVIDIA H20"]),
         ("7", []),
+        ("1,7,0", ["NVIDIA H20"]),
+        ("-1,0", []),
     ],
 )
 def test_cuda_visible_devices_hides_gpus(visible, names):
@@ -73,6 +82,27 @@ def test_the_order_of_cuda_visible_devices_is_kept():
     for visible in ("1,0", "GPU-77bc,GPU-5f2a"):
         found = detect_gpus({"CUDA_VISIBLE_DEVICES": visible}, smi)
         assert [gpu.name for gpu in found] == ["NVIDIA H20", "NVIDIA L40S"]
+
+
+def test_cuda_is_told_to_count_as_nvidia_smi_does():
+    environ = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST", "CUDA_VISIBLE_DEVICES": "1"}
+    count_as_nvidia_smi(environ)
+    assert environ == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_gpus_in_the_order_of_the_plan_pass_with_further_and_unknown_ones():
+    planned = [gpu.uuid for gpu in detect_gpus({}, smi)]
+    assert planned == ["GPU-5f2a", "GPU-77bc"]
+    for found in (["5f2a", "77bc"], ["GPU-5f2a"], ["5f2a", "MIG-1"], ["c0de", "77bc"], []):
+        check_order(planned, found)
+
+
+@pytest.mark.parametrize("found", [["77bc", "5f2a"], ["GPU-77bc"], ["c0de", "5f2a"]])
+def test_gpus_in_another_order_are_refused_with_the_way_out(found):
+    with pytest.raises(KtopsError) as caught:
+        check_order(["GPU-5f2a", "GPU-77bc"], found)
+    assert caught.value.code == "gpu-order"
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in caught.value.hint
 
 
 @pytest.fixture

@@ -34,18 +34,38 @@ def num_threads() -> int:
 
 
 def test_what_was_asked_and_what_was_free_are_said(monkeypatch):
-    monkeypatch.setattr("ktops_engine.gpu_memory.could_be_had", lambda: 5 * GIB + GIB // 2)
+    monkeypatch.setattr("ktops_engine.gpu_memory.could_be_had", lambda gpu: 5 * GIB + GIB // 2)
     placement = place(config(), described(), machine(vram=(24 * GIB,)))
     with pytest.raises(KtopsError) as caught:
         load_within(placement, run_out)
     error = caught.value
     assert (error.code, error.exit_status) == ("gpu-out-of-memory", 4)
     assert error.message == (
-        "the GPU's memory ran out while the model was loaded: the plan takes "
+        "the memory of the GPU ran out while the model was loaded: the plan takes "
         f"{placement.vram_bytes / GIB:.1f} GiB of it, and 5.5 GiB were free for this process"
     )
     assert "nvidia-smi" in error.hint
     assert "ktops serve --gpu-memory 4GiB" in error.hint
+
+
+def test_of_several_gpus_the_full_one_is_named_with_its_bytes(monkeypatch):
+    def run_out() -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 79.1 "
+            "GiB of which 1.2 GiB is free."
+        )
+
+    monkeypatch.setattr("ktops_engine.gpu_memory.could_be_had", lambda gpu: (70 + gpu) * GIB)
+    wish = config(gpu_memory_bytes=80 * GIB)
+    placement = place(wish, described(), machine(vram=(80 * GIB, 79 * GIB)))
+    with pytest.raises(KtopsError) as caught:
+        load_within(placement, run_out)
+    planned = placement.gpus[1].total_bytes
+    assert caught.value.message == (
+        "the memory of GPU 1 ran out while the model was loaded: the plan takes "
+        f"{planned / GIB:.1f} GiB of it, and 71.0 GiB were free for this process"
+    )
+    assert f"--gpu-memory {9 * 71 // 10}GiB" in caught.value.hint
 
 
 def test_tensors_of_a_load_that_failed_are_gone_before_it_is_told():
@@ -116,7 +136,7 @@ def prompt_step() -> Batch:
 def test_a_step_without_memory_fails_its_requests_and_the_next_one_works(runner):
     (lost,) = runner.run(prompt_step())
     assert lost.token_id is None
-    assert lost.error.startswith("The GPU's memory ran out, with ")
+    assert lost.error.startswith("The memory of the GPU ran out, with ")
     assert runner.run(prompt_step()) == [Sampled(7)]
     assert runner._model.did == ["forward", "recover", "forward"]
 

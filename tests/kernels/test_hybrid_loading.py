@@ -18,8 +18,9 @@ def with_gpu(native_build, device, monkeypatch):
     """The loader believes in a GPU; without one, its part is loaded for the interpreter."""
     load_gpu_weights = hybrid.load_gpu_weights
 
-    def load(native, gguf, names, fill, gpu, resident):
-        return load_gpu_weights(native, gguf, names, fill, torch.device(device), resident)
+    def load(native, gguf, names, fill, gpu, experts):
+        experts = dict.fromkeys(experts, torch.device(device))
+        return load_gpu_weights(native, gguf, names, fill, torch.device(device), experts)
 
     here = machine(4 * GIB, num_cores=2, vram=(8 * GIB,))
     monkeypatch.setattr(loader, "engine_machine", lambda: here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -70,9 +71,11 @@ def prompt(config, length: int, seed: int = 0) -> list[int]:
     return rng.integers(3, config.vocab_size - 20, size=length).tolist()
 
 
-def logits(runner: GpuRunner, token_ids: list[int], spans: list[int]) -> torch.Tensor:
+def logits(
+    runner: GpuRunner, token_ids: list[int], spans: list[int], blocks: Sequence[int] = (3, 1, 5)
+) -> torch.Tensor:
     """Logits of every position, computed in steps of the given sizes."""
-    request = Request("r", token_ids, SamplingParams(), block_table=[3, 1, 5])
+    request = Request("r", token_ids, SamplingParams(), block_table=list(blocks))
     rows, start = [], 0
     for size in spans:
         rows.append(runner.logits(Batch((BatchItem(request, start, size, samples=True),))))
@@ -137,14 +140,19 @@ def without_residents(small, native_build, device):
         return steps(model, config)
 
 
-@pytest.mark.parametrize("layers", [{0}, {0, 1}], ids=["some layers", "all layers"])
+@pytest.mark.parametrize(
+    ("layers", "elsewhere"),
+    [({0}, ()), ({0}, (1,)), ((), (0,))],
+    ids=["here and in RAM", "here and on another device", "on another device and in RAM"],
+)
 def test_experts_in_gpu_memory_give_what_those_in_ram_give(
-    small, without_residents, native_build, device, layers
+    small, without_residents, native_build, device, other_device, layers, elsewhere
 ):
-    with hybrid_model(small, native_build, device, layers) as (model, config, _):
+    remote = dict.fromkeys(elsewhere, other_device)
+    with hybrid_model(small, native_build, device, layers, remote) as (model, config, _):
         assert middle_error(steps(model, config), without_residents) <= BOUND
         served = model.expert_traffic().num_bytes
-    assert bool(served) == (layers == {0})
+    assert bool(served) == (len(layers) + len(elsewhere) == 1)
 
 
 def generate(model, config, *, stepwise: bool) -> list[int]:

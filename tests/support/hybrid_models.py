@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 
 import torch
 
@@ -27,10 +28,16 @@ CONTEXT = 512
 
 @contextmanager
 def hybrid_model(
-    config: EngineConfig, info: BuildInfo, device: str, resident_layers: Container[int] = ()
+    config: EngineConfig,
+    info: BuildInfo,
+    device: str,
+    resident_layers: Iterable[int] = (),
+    remote_layers: Mapping[int, str] = MappingProxyType({}),
 ) -> Iterator[tuple[HybridModel, ModelConfig, GgufModel]]:
     """A model with all that every token uses on `device`, and the routed experts of
-    `resident_layers`."""
+    `resident_layers`; those of `remote_layers` on the devices it gives."""
+    experts = {layer: torch.device(device) for layer in resident_layers}
+    experts |= {layer: torch.device(other) for layer, other in remote_layers.items()}
     source = open_source(config)
     gguf, model_config = source.gguf, source.config
     native = load_native(info)
@@ -41,10 +48,8 @@ def hybrid_model(
         def fill(weights: Weights) -> None:
             weights.read(pool, lambda num_bytes: None)
 
-        on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device(device), resident_layers)
-        in_ram = Weights(
-            native, gguf, [name for name in names if stays_in_ram(name, resident_layers)]
-        )
+        on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device(device), experts)
+        in_ram = Weights(native, gguf, [name for name in names if stays_in_ram(name, experts)])
         resources.callback(in_ram.free)
         fill(in_ram)
         yield (

@@ -33,16 +33,22 @@ def resident_experts(
     expert_ids: torch.Tensor,
     expert_weights: torch.Tensor,
     y: torch.Tensor,
+    inner: torch.Tensor | None = None,
+    *,
+    adds: bool = True,
 ) -> None:
     """y[t] += sum over k of w[t, k] * down_e(silu(gate_e x[t]) * (up_e x[t])), e = ids[t, k], for
-    the experts that have a slot.
+    the experts that have a slot; y[t] = that sum, unless it `adds`.
 
     x: [tokens, hidden] bfloat16; slots: [num_experts] int32, negative: not here; expert_ids:
     [tokens, top_k] int32; expert_weights: float32; y: [tokens, hidden] float32. All contiguous.
+    inner: [tokens * top_k at least, intermediate] bfloat16 to work in, taken when None.
     """
     num_tokens, top_k = expert_ids.shape
     gate, up, down = experts.gate, experts.up, experts.down
-    h = torch.empty(num_tokens * top_k, gate.rows, dtype=torch.bfloat16, device=x.device)
+    h = inner
+    if h is None:
+        h = torch.empty(num_tokens * top_k, gate.rows, dtype=torch.bfloat16, device=x.device)
     _gate_up[(gate.rows // PANEL_ROWS, num_tokens * top_k)](
         x.view(torch.int64), gate.data.view(torch.int32), up.data.view(torch.int32), h,
         expert_ids, slots,
@@ -50,7 +56,7 @@ def resident_experts(
     )  # fmt: skip
     _down[(down.rows // PANEL_ROWS, num_tokens)](
         h.view(torch.int64), down.data.view(torch.int32), y, expert_ids, expert_weights, slots,
-        TOP_K=top_k, **_sizes(down, DOWN_WARPS),
+        TOP_K=top_k, ADDS=adds, **_sizes(down, DOWN_WARPS),
     )  # fmt: skip
 
 
@@ -114,7 +120,7 @@ def _down(
     h, down, y, expert_ids, expert_weights, slots,
     TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, NUM_PANELS: tl.constexpr,
     NUM_UNITS: tl.constexpr, NUM_BLOCKS: tl.constexpr, PANEL_WORDS: tl.constexpr,
-    UNITS: tl.constexpr, TOP_K: tl.constexpr,
+    UNITS: tl.constexpr, TOP_K: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     """One program: 16 rows of a token; the units of all its experts are one long row to it. h:
     int64 [pairs, intermediate / 4]."""
@@ -136,4 +142,7 @@ def _down(
         )
         total += weight * products[0]
     target = y + token * (NUM_PANELS * 16) + tl.program_id(0) * 16 + tl.arange(0, 16)
-    tl.store(target, tl.load(target) + tl.sum(total, axis=0))
+    result = tl.sum(total, axis=0)
+    if ADDS:
+        result += tl.load(target)
+    tl.store(target, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 
 import torch
@@ -22,11 +22,15 @@ class GpuWeights:
     """Tensors by name: float32 norms, routers and biases, and matrices.
 
     Quantised matrices keep the bytes of the file, packed; those of another type, or whose rows do
-    not fill panels, become bfloat16.
+    not fill panels, become bfloat16. All are on one device, but the routed experts of some layers.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, expert_devices: Mapping[int, torch.device] | None = None
+    ) -> None:
+        """`expert_devices`: of the routed experts by layer, where that is not `device`."""
         self.device = device
+        self._expert_devices = dict(expert_devices or {})
         self._float32: dict[str, torch.Tensor] = {}
         self._matrices: dict[str, GpuMatrix] = {}
 
@@ -47,17 +51,23 @@ class GpuWeights:
             finally:
                 staged.free()
 
+    def expert_device(self, layer: int) -> torch.device:
+        """Where the routed experts of a layer are, if they were loaded."""
+        return self._expert_devices.get(layer, self.device)
+
     def _take(self, staged: Weights, gguf: GgufModel, name: str) -> None:
         info = gguf.tensors[name]
         if name.endswith(_FLOAT32_SUFFIXES):
             self._float32[name] = staged.float32(name).to(self.device, copy=True)
             return
         *experts, rows, cols = info.shape
+        is_routed = "_exps." in name
+        device = self.expert_device(int(name.split(".")[1])) if is_routed else self.device
         if info.type.block_size > 1 and rows % PANEL_ROWS == 0:
-            data = torch.frombuffer(staged.data(name), dtype=torch.uint8).to(self.device, copy=True)
+            data = torch.frombuffer(staged.data(name), dtype=torch.uint8).to(device, copy=True)
             type = info.type
         else:
-            data = staged.float32(name).to(self.device, torch.bfloat16, copy=True)
+            data = staged.float32(name).to(device, torch.bfloat16, copy=True)
             type = QuantType.BF16
         self._matrices[name] = GpuMatrix(data, type, rows, cols, math.prod(experts))
 

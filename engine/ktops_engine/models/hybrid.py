@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from types import MappingProxyType
 
 import torch
 
@@ -29,10 +30,12 @@ from ktops_engine.models.deepseek2_gpu import (
 )
 from ktops_engine.models.gpu_weights import GpuWeights
 from ktops_engine.models.weights import Weights
+from ktops_engine.moe.further_gpu import FurtherGpu
 from ktops_engine.moe.gpu_experts import ResidentExperts, expert_bytes
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.host_memory import register, unregister
 from ktops_engine.moe.ram_experts import RamExperts
+from ktops_engine.moe.remote_experts import RemoteExperts
 from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
 from ktops_engine.native.load import Native, Pool
 from ktops_engine.text import text
@@ -44,18 +47,18 @@ def load_gpu_weights(
     names: Iterable[str],
     fill: Callable[[Weights], None],
     device: torch.device,
-    resident_layers: Container[int] = (),
+    expert_devices: Mapping[int, torch.device] = MappingProxyType({}),
 ) -> GpuWeights:
-    """What every token uses of the tensors `names`, and the routed experts of `resident_layers`, on
-    `device`; `fill` gives them their values. With a device that is no GPU, kernels are interpreted:
-    slow, and the same arithmetic.
+    """What every token uses of the tensors `names` on `device`, and the routed experts of the
+    layers that `expert_devices` has on the devices it gives; `fill` gives them their values. With
+    devices that are no GPUs, kernels are interpreted: slow, and the same arithmetic.
 
     Raises KtopsError as `fill`, and torch.OutOfMemoryError.
     """
-    gpu_names = [name for name in names if not stays_in_ram(name, resident_layers)]
+    gpu_names = [name for name in names if not stays_in_ram(name, expert_devices)]
     if HEAD not in gguf.tensors:  # tied: looked up in RAM, multiplied with on the GPU
         gpu_names.append(EMBEDDING)
-    on_gpu = GpuWeights(device)
+    on_gpu = GpuWeights(device, expert_devices)
     on_gpu.load(native, gguf, gpu_names, fill)
     return on_gpu
 
@@ -93,13 +96,21 @@ def build_hybrid(
     if device.type == "cuda":
         _register(in_ram, resources, on_note)
     routed: dict[int, RoutedExperts] = {}
+    further: dict[torch.device, FurtherGpu] = {}
     for index in expert_layers:
         if handoff is not None and index in by_cpu:
             streamed = StreamedExperts(stream, *by_cpu[index])
             routed[index] = RamExperts(list(by_cpu).index(index), handoff, streamed)
         else:
-            experts = ExpertMatrices(*(on_gpu.matrix(name) for name in _names(index, "_exps")))
-            routed[index] = ResidentExperts(stream.staging, experts)
+            matrices = ExpertMatrices(*(on_gpu.matrix(name) for name in _names(index, "_exps")))
+            experts = ResidentExperts(stream.staging, matrices)
+            where = on_gpu.expert_device(index)
+            if where == device:
+                routed[index] = experts
+            else:
+                if where not in further:
+                    further[where] = _further_gpu(device, where, config)
+                routed[index] = RemoteExperts(further[where], stream.staging, experts)
     layers = [
         GpuLayer(
             attention_norm=on_gpu.float32(f"blk.{index}.attn_norm.weight"),
@@ -112,6 +123,11 @@ def build_hybrid(
     head = GpuLinear(on_gpu.matrix(HEAD if HEAD in on_gpu else EMBEDDING))
     norm = on_gpu.float32("output_norm.weight")
     return HybridModel(in_ram, layers, norm, head, handoff, config, max_positions, device)
+
+
+def _further_gpu(first: torch.device, device: torch.device, config: ModelConfig) -> FurtherGpu:
+    hidden, intermediate = config.hidden_size, config.moe_intermediate_size
+    return FurtherGpu(first, device, hidden, intermediate, config.num_experts_per_tok)
 
 
 def _names(index: int, suffix: str) -> tuple[str, str, str]:

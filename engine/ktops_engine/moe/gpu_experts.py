@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ktops_engine.gguf import QuantType
@@ -16,6 +17,9 @@ from ktops_engine.moe.host_memory import bytes_at
 from ktops_engine.moe.staging import Staging
 from ktops_engine.native.load import Matrix
 from ktops_engine.native.structs import Layout
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 def expert_bytes(matrix: Matrix) -> int:
@@ -64,12 +68,20 @@ class ResidentExperts:
         routed = self._staging.read_back(expert_ids, expert_weights)
         meanwhile()
         ids, weights = (tensor.numpy() for tensor in routed())
+        self.add_prompt(h, ids, weights, x)
+
+    def add_prompt(self, h: torch.Tensor, ids: Ids, weights: Floats, y: torch.Tensor) -> None:
+        """y += the experts of a prompt, which the router's choice is known of on the host.
+
+        h: [tokens, hidden] bfloat16; y: float32; both where the experts are; ids, weights:
+        [tokens, top_k].
+        """
         counts = np.bincount(ids[ids >= 0], minlength=self._slots.numel()).tolist()
         group = [(expert, expert) for expert, count in enumerate(counts) if count]
         pairs, (batches,) = group_pairs(ids, weights, counts, [group], h.device)
         h = reorder(h, self._matrices.gate.type)
         for tiles in batches:
-            grouped_experts(h, self._matrices, pairs, tiles, x)
+            grouped_experts(h, self._matrices, pairs, tiles, y)
 
     def decode(
         self,
@@ -85,3 +97,17 @@ class ResidentExperts:
         del is_captured
         meanwhile()
         resident_experts(h, self._matrices, self._slots, expert_ids, expert_weights, x)
+
+    def write_tokens(
+        self,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        y: torch.Tensor,
+        inner: torch.Tensor,
+    ) -> None:
+        """y = the experts of a few tokens, with `inner` to work in: [tokens * top_k at least,
+        intermediate] bfloat16. Takes no memory, so that any GPU's graph can have it."""
+        resident_experts(
+            h, self._matrices, self._slots, expert_ids, expert_weights, y, inner, adds=False
+        )

@@ -2,8 +2,8 @@
 
 What every token uses (attention, norms and routers, shared experts, output head, dense layers) goes
 to the first GPU with the latent cache; the routed experts and the token embedding stay in RAM.
-Spare memory of all GPUs can hold the routed experts of whole layers, a GPU that is too small hands layers
-back to the CPU, and without a GPU everything lies in RAM.
+Spare memory of all GPUs can hold the routed experts of whole layers, a first GPU that is too small
+hands layers back to the CPU, and without a GPU everything lies in RAM.
 """
 
 from __future__ import annotations

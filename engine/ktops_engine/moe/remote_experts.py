@@ -1,0 +1,64 @@
+"""Experts whose weights stay in the memory of another GPU than the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ktops_engine.moe.further_gpu import FurtherGpu
+from ktops_engine.moe.gpu_experts import ResidentExperts
+from ktops_engine.moe.staging import Staging
+
+
+class RemoteExperts:
+    """All routed experts of a layer on a further GPU, computed there, beside what the first one
+    does meanwhile."""
+
+    def __init__(self, gpu: FurtherGpu, staging: Staging, experts: ResidentExperts) -> None:
+        """`staging` brings the router's choice to the host; `experts` lie on `gpu`."""
+        self._gpu = gpu
+        self._staging = staging
+        self._experts = experts
+
+    def prefill(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """x += the experts of a prompt.
+
+        x: [tokens, hidden] float32; h: the same in bfloat16; expert_ids: [tokens, top_k] int32;
+        expert_weights: float32; all on the first GPU. `meanwhile` may queue what that one does.
+        """
+        routed = self._staging.read_back(expert_ids, expert_weights)
+        with self._gpu.working():
+            there = h.to(self._gpu.device, non_blocking=True)
+        meanwhile()
+        ids, weights = (tensor.numpy() for tensor in routed())
+        with self._gpu.working():
+            y = torch.zeros(h.shape, dtype=torch.float32, device=self._gpu.device)
+            self._experts.add_prompt(there, ids, weights, y)
+            # torch orders both copies behind what either GPU has to do before.
+            back = y.to(x.device, non_blocking=True)
+        x += back
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        meanwhile: Callable[[], None],
+        *,
+        is_captured: bool,
+    ) -> None:
+        """The same for a token of some sequences each; can be captured in a graph of the first
+        GPU, the host has no part."""
+        del is_captured
+        self._gpu.begin(self._experts, h, expert_ids, expert_weights)
+        meanwhile()
+        self._gpu.take(x)
