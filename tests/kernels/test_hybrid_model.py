@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from hybrid_models import hybrid_model, new_runner
+from hybrid_models import hybrid_model, logits, middle_error, new_runner, prompt
 from tiny_gguf import Q4_K_M, V2, V2_LITE, V3, write_tiny_gguf
 from transformers_oracle import Oracle
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.gguf import QuantType
-from ktops_engine.gpu_runner import GpuRunner
 from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
 
 # Relative L2 of a position's logits, in bfloat16. A random router decides some choices by less than
@@ -64,28 +61,6 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     tiny = write_tiny_gguf(folder, SMALL, types=SMALL_TYPES, kv_form="old")
     return EngineConfig(tiny.path, tiny.config_folder)
-
-
-def prompt(config, length: int, seed: int = 0) -> list[int]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(3, config.vocab_size - 20, size=length).tolist()
-
-
-def logits(
-    runner: GpuRunner, token_ids: list[int], spans: list[int], blocks: Sequence[int] = (3, 1, 5)
-) -> torch.Tensor:
-    """Logits of every position, computed in steps of the given sizes."""
-    request = Request("r", token_ids, SamplingParams(), block_table=list(blocks))
-    rows, start = [], 0
-    for size in spans:
-        rows.append(runner.logits(Batch((BatchItem(request, start, size, samples=True),))))
-        start += size
-    return torch.cat(rows)
-
-
-def middle_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    errors = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
-    return float(errors.median())
 
 
 def test_logits_equal_those_of_transformers(case):

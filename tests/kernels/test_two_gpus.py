@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hybrid_models import hybrid_model, new_runner
+from hybrid_models import hybrid_model, logits, middle_error, new_runner, prompt
 from planned_models import GIB, config, described, machine
-from test_hybrid_model import BOUND, logits, middle_error, prompt
 from tiny_gguf import V3, write_tiny_gguf
 
 from ktops_engine.config import EngineConfig
@@ -17,6 +16,8 @@ from ktops_engine.plan import place
 from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
 
 pytestmark = pytest.mark.gpu
+
+BOUND = 2e-2  # of logits, as in test_hybrid_model
 
 
 @pytest.fixture(autouse=True)

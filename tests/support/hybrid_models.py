@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 
+import numpy as np
 import torch
 
 from ktops_engine.config import EngineConfig
@@ -22,6 +23,7 @@ from ktops_engine.native.build import BuildInfo
 from ktops_engine.native.load import load_native
 from ktops_engine.sampler import Sampler
 from ktops_engine.source import open_source
+from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
 
 CONTEXT = 512
 
@@ -64,3 +66,27 @@ def new_runner(model: HybridModel, config: ModelConfig, num_blocks: int = 8) -> 
     width = config.kv_lora_rank + config.qk_rope_head_dim
     cache = LatentCache(config.num_hidden_layers, num_blocks, 64, width, *model.cache_kind)
     return GpuRunner(model, cache, Sampler([]))
+
+
+def prompt(config: ModelConfig, length: int, seed: int = 0) -> list[int]:
+    """Random token ids."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(3, config.vocab_size - 20, size=length).tolist()
+
+
+def logits(
+    runner: GpuRunner, token_ids: list[int], spans: list[int], blocks: Sequence[int] = (3, 1, 5)
+) -> torch.Tensor:
+    """Logits of every position, computed in steps of the given sizes."""
+    request = Request("r", token_ids, SamplingParams(), block_table=list(blocks))
+    rows, start = [], 0
+    for size in spans:
+        rows.append(runner.logits(Batch((BatchItem(request, start, size, samples=True),))))
+        start += size
+    return torch.cat(rows)
+
+
+def middle_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Relative L2 of a position's logits, in the middle of all."""
+    errors = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    return float(errors.median())
