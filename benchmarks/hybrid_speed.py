@@ -35,14 +35,14 @@ def timed(llm, prompt: list[int], num_tokens: int) -> tuple[float, list[float]]:
     return gaps[0], gaps[1:]
 
 
-def vram_bytes() -> int:
-    """GPU memory in use, all processes; 0 without a GPU."""
+def vram_bytes() -> list[int]:
+    """Memory in use on every GPU, by all processes; empty without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
-        return 0
-    free, total = torch.cuda.mem_get_info()
-    return total - free
+        return []
+    both = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
+    return [total - free for free, total in both]
 
 
 def held_line(name: str, predicted: tuple[float, float] | None, measured: float) -> str:
@@ -108,7 +108,8 @@ def main() -> None:
         "layers": source.config.num_hidden_layers,
         "gpu_layers": placement.gpu_layers,
         "planned_ram_gib": placement.total_bytes / (1 << 30),
-        "planned_vram_gib": placement.vram_bytes / (1 << 30),
+        "expert_layers_by_gpu": placement.expert_layers_by_gpu,
+        "planned_vram_gib": [share.total_bytes / (1 << 30) for share in placement.gpus],
         "prefill_chunk": placement.prefill_chunk,
     }
     print(found, flush=True)
@@ -155,8 +156,14 @@ def main() -> None:
         held.append((f"prompt of {count}, tok/s", predicted, statistics.median(rates)))
         print(f"prompt of {count}: {found[f'prompt_{count}_tok_s']} tok/s", flush=True)
     found["rss_gib"] = psutil.Process().memory_info().rss / (1 << 30)
-    found["vram_gib"] = (vram_bytes() - vram_before) / (1 << 30)
-    held.append(("GPU memory, GiB", (found["planned_vram_gib"],) * 2, found["vram_gib"]))
+    used = zip(vram_bytes(), vram_before, strict=True)
+    found["vram_gib"] = [(now - before) / (1 << 30) for now, before in used]
+    held += [
+        (f"memory of {share.device}, GiB", (planned,) * 2, used)
+        for share, planned, used in zip(
+            placement.gpus, found["planned_vram_gib"], found["vram_gib"], strict=False
+        )
+    ]
     held.append(("RAM, GiB", (placement.total_bytes / (1 << 30),) * 2, found["rss_gib"]))
     found["predicted"] = {name: predicted for name, predicted, _ in held}
     for name, value in found.items():
