@@ -62,8 +62,9 @@ def main() -> None:
         if passed >= shown:
             shown += args.seconds / 10
             rss = psutil.Process().memory_info().rss
-            print(f"{passed:6.0f} s: RSS {rss / GIB:.3f} GiB, VRAM {sum(vram_bytes()) / GIB:.3f} GiB, "
-                  f"{counts}", flush=True)  # fmt: skip
+            vram = sum(vram_bytes()) / GIB
+            print(f"{passed:6.0f} s: RSS {rss / GIB:.3f} GiB, VRAM {vram:.3f} GiB, {counts}",
+                  flush=True)  # fmt: skip
         while len(running) < args.running + 1:
             submit()
         output = outputs.get(timeout=120)
