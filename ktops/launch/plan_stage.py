@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from ktops_engine.measured_speeds import MeasuredSpeeds
     from ktops_engine.plan import ModelFacts, Placement, Share
 
-# What is left of memory beside the model, as a share of what it takes: below this, anything else
-# that grows on the machine makes the kernel swap or kill.
-SPARE_RAM_SHARE = 0.03
 # Below this a prediction helps nobody, and measuring the memory takes longer than loading.
 PREDICTED_BYTES = 1 << 30
 
@@ -217,6 +214,8 @@ def show_plan(output: Output, placement: Placement, expected: Expectation) -> No
 
 def refuse_narrow(placement: Placement, forced_command: str) -> None:
     """Raise KtopsError "memory-tight" where the model fits and hardly anything beside it."""
+    from ktops_engine.plan import SPARE_RAM_SHARE
+
     spare = placement.ram.usable_bytes - placement.total_bytes
     if spare < SPARE_RAM_SHARE * placement.total_bytes:
         raise KtopsError(

@@ -74,7 +74,8 @@ def test_experts_that_ram_cannot_hold_go_to_the_gpus():
     small = machine(320 * GIB, vram=(80 * GIB, 80 * GIB))
     placement = place(config(), R1, small)
     assert placement.fits
-    assert 313 * GIB < placement.ram.total_bytes <= 320 * GIB
+    # 3 % more than it takes, or `serve` would find it tight.
+    assert 303 * GIB < placement.ram.total_bytes <= 320 * GIB / 1.03
     assert sum(share.routed_bytes for share in placement.gpus) > 40 * GIB
 
 

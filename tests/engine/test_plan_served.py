@@ -101,7 +101,7 @@ def test_two_h100s_hold_what_256_gib_of_ram_cannot(wish):
     placement = plan(config(**wish), R1, host)
     assert 20 <= placement.gpu_expert_layers <= 22
     assert min(placement.expert_layers_by_gpu) >= 8
-    assert 225 * GIB < placement.ram.total_bytes <= 246 * GIB
+    assert 225 * GIB < placement.ram.total_bytes <= 246 * GIB / 1.03
     for share in placement.gpus:
         assert share.total_bytes <= share.usable_bytes
 

@@ -125,7 +125,8 @@ def _writes_arrive(source: torch.device, target: torch.device) -> bool:
     driver's word alone is not enough: on some machines such writes get lost on the way."""
     if source.type != "cuda":
         return True
-    if not torch.cuda.can_device_access_peer(source, target):
+    numbers = source.index or 0, target.index or 0  # without one, it is the first
+    if numbers[0] != numbers[1] and not torch.cuda.can_device_access_peer(*numbers):
         return False
     sent = (
         torch.randn(1, 64, device=source).bfloat16(),

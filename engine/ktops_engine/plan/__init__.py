@@ -28,13 +28,14 @@ from ktops_engine.plan.predict_prompt import PromptPrediction
 from ktops_engine.plan.resources import Resource
 from ktops_engine.plan.served import place_served
 from ktops_engine.plan.shares import Placement, Share
-from ktops_engine.plan.sizes import BLOCK_SIZE, cache_bytes_per_token, kv_up_bytes
+from ktops_engine.plan.sizes import BLOCK_SIZE, SPARE_RAM_SHARE, cache_bytes_per_token, kv_up_bytes
 from ktops_engine.plan.threads import MEASURED_BYTES, best_threads
 
 __all__ = [
     "BLOCK_SIZE",
     "DEFAULT_CTX_SIZE",
     "MEASURED_BYTES",
+    "SPARE_RAM_SHARE",
     "WEIGHT_PARTS",
     "Lack",
     "LayerBytes",

@@ -22,6 +22,7 @@ from ktops_engine.plan.sizes import (
     BFLOAT16_BYTES,
     BLOCK_SIZE,
     RUNTIME_BYTES,
+    SPARE_RAM_SHARE,
     cache_bytes_per_token,
     further_gpu_buffer_bytes,
     gpu_buffer_bytes,
@@ -46,7 +47,7 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
     `config.gpu_memory_bytes` is the memory to use on each GPU, `config.gpu_experts` the most routed
     experts to put there, in whole layers. Both None use as little as serves the model at its full
     form: what every token uses, and routed experts only when all of them fit or when RAM cannot
-    hold them.
+    hold them with a little to spare.
 
     Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2).
     """
@@ -181,7 +182,8 @@ def _experts_on_gpus(
         or sum(map(sum, filled)) == facts.bytes.routed_experts
     ):
         return filled
-    return _fill(sizes, rooms, at_least=ram.total() - machine.available_ram_bytes)
+    comfortable = int(machine.available_ram_bytes / (1 + SPARE_RAM_SHARE))
+    return _fill(sizes, rooms, at_least=ram.total() - comfortable)
 
 
 def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[list[int]]:

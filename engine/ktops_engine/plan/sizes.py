@@ -14,6 +14,9 @@ BFLOAT16_BYTES = 2
 RUNTIME_BYTES = 768 << 20
 # The same on a GPU: the CUDA context, its libraries' workspaces and kernels.
 GPU_RUNTIME_BYTES = 768 << 20
+# What is left of memory beside the model, as a share of what it takes: below this, anything else
+# that grows on the machine makes the kernel swap or kill.
+SPARE_RAM_SHARE = 0.03
 # Buffers that experts stream through on a GPU: three in turn, and one that is filled ahead.
 STAGED_EXPERTS = 3 * 4 + 16
 # Pairs of a token and an expert that one launch on a GPU computes.
