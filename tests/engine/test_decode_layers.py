@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny_gguf import V2, V2_LITE, V3, Shape, write_tiny_gguf
+from model_shapes import V2, V2_LITE, V3, Shape
+from tiny_gguf import write_tiny_gguf
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.kv_cache import LatentCache

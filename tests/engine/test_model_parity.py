@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import V2, V2_LITE, V3, uniform, write_tiny_gguf
+from model_shapes import V2, V2_LITE, V3
+from tiny_gguf import uniform, write_tiny_gguf
 from transformers_oracle import Oracle
 
 from ktops_engine.config import EngineConfig

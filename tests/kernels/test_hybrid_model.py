@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hybrid_models import hybrid_model, logits, middle_error, new_runner, prompt
-from tiny_gguf import Q4_K_M, V2, V2_LITE, V3, write_tiny_gguf
+from model_shapes import V2, V2_LITE, V3
+from tiny_gguf import Q4_K_M, write_tiny_gguf
 from transformers_oracle import Oracle
 
 from ktops_engine.config import EngineConfig

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny_gguf
+from model_shapes import V2, V3
 from raw_gguf import I32, STRING, U16, RawGguf, Tensor, array, scalar
 
 from ktops_engine.errors import KtopsError
@@ -16,7 +17,7 @@ from ktops_engine.gguf.shards import find_shards
 @pytest.fixture
 def split(tmp_path: Path) -> tuple[Path, ...]:
     """The three shards of a small model, in its own folder."""
-    shape = tiny_gguf.V3
+    shape = V3
     return tiny_gguf.write_tiny_gguf(tmp_path / "model", shape, num_shards=3).paths
 
 
@@ -53,7 +54,7 @@ def test_any_shard_and_the_folder_open_the_same_model(split: tuple[Path, ...]) -
 def test_a_split_model_reads_the_same_bytes_as_a_single_file(
     tmp_path: Path, split: tuple[Path, ...]
 ) -> None:
-    single = open_gguf(tiny_gguf.write_tiny_gguf(tmp_path / "single", tiny_gguf.V3).path)
+    single = open_gguf(tiny_gguf.write_tiny_gguf(tmp_path / "single", V3).path)
     parts = open_gguf(split[1])
     assert parts.total_bytes == single.total_bytes
     assert all(parts.read(name) == single.read(name) for name in single.tensors)
@@ -147,7 +148,7 @@ def test_a_shard_number_above_its_count_is_refused(tmp_path: Path) -> None:
 def test_shards_of_two_models_are_told_apart_by_their_tensors(
     tmp_path: Path, split: tuple[Path, ...]
 ) -> None:
-    other = tiny_gguf.write_tiny_gguf(tmp_path / "other", tiny_gguf.V2, num_shards=3)
+    other = tiny_gguf.write_tiny_gguf(tmp_path / "other", V2, num_shards=3)
     shutil.copy(other.paths[1], split[1])
     error = failure(split[0])
     assert error.code == "gguf-mismatched-shards"
