@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ktops.live_bar import live_progress
@@ -59,12 +58,7 @@ class DownloadView:
             self._bars = _Bars(self._output, self._stage, self._total, self._here)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended = self._clock()
         if self._bars is not None:
             self._bars.stop()

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from schemas import check_output
-
-from ktops.cli import run
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What one command line did."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def document(self) -> dict:
-        return json.loads(self.stdout)
+from commands import Ran, runner
+from serve_process import Serve
 
 
 @pytest.fixture
@@ -43,13 +27,20 @@ def ktops(
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("NO_COLOR", "CI", "FORCE_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
+    return runner(capsys)
 
-    def invoke(*args: str) -> Ran:
-        capsys.readouterr()
-        status = run(list(args))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        check_output(args, captured.out)
-        return Ran(status, captured.out, captured.err)
 
-    return invoke
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+    """`serve("--json")` starts `ktops serve` in a process of its own; all are ended."""
+    started: list[Serve] = []
+
+    def start(*args: str) -> Serve:
+        folder = tmp_path / f"serve{len(started)}"
+        folder.mkdir()
+        started.append(Serve(folder, *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()

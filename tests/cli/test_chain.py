@@ -13,7 +13,7 @@ import httpx
 import pytest
 import schemas
 from fake_hub import FakeHub, running_hub
-from serve_process import KEY, Serve
+from serve_process import KEY
 
 from ktops.launch import stages
 from ktops.launch.stages import Order, obtain
@@ -52,21 +52,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native_build: object) -
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", fake.url)
         monkeypatch.setenv("KTOPS_MODELS", str(tmp_path / "models"))
         yield fake
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
-    started: list[Serve] = []
-
-    def start(*args: str) -> Serve:
-        folder = tmp_path / f"serve{len(started)}"
-        folder.mkdir()
-        started.append(Serve(folder, *args))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 def answer_of(url: str) -> dict:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from gguf import GGUFWriter
-from serve_process import KEY, Serve
+from serve_process import KEY
 
 from ktops_engine.demo import demo_path
 
 pytestmark = pytest.mark.usefixtures("native_build")
 
 QUESTION = [{"role": "user", "content": "你是谁?"}]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
-    started = []
-
-    def start(*args: str) -> Serve:
-        folder = tmp_path / f"serve{len(started)}"
-        folder.mkdir()
-        started.append(Serve(folder, *args))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 def test_serve_answers_until_sigterm_and_leaves_nothing(serve):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Ran, runner
 from fake_hub import FakeHub, running_hub
 from raw_gguf import F32, STRING, U16, RawGguf, Tensor, scalar
-from schemas import check_output
-
-from ktops.cli import run
 
 NUM_SHARDS = 9
 NUM_WEIGHTS = 16384
@@ -71,19 +68,6 @@ def hub(shards: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[F
         yield fake
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What one command line did."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def events(self) -> list[dict]:
-        return [json.loads(line) for line in self.stdout.splitlines()]
-
-
 @pytest.fixture
 def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
@@ -98,13 +82,4 @@ def ktops(
 ) -> Callable[..., Ran]:
     """`ktops("download", "r1-q4km")` runs that command line in this process."""
     monkeypatch.chdir(models_dir.parent)
-
-    def invoke(*args: str) -> Ran:
-        capsys.readouterr()
-        status = run(list(args))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        check_output(args, captured.out)
-        return Ran(status, captured.out, captured.err)
-
-    return invoke
+    return runner(capsys)
