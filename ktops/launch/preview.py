@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from ktops.launch.checklist import report_checks, run_subset
 from ktops.launch.dummy import choose_dummy
 from ktops.launch.native_build import is_built
-from ktops.launch.plan_stage import (
-    Expectation,
-    checks_of,
-    look,
-    show_plan,
-    show_site,
-    target_of,
-)
+from ktops.launch.plan_stage import Expectation, show_plan
+from ktops.launch.serving import admit
 from ktops.launch.stages import (
     Absent,
     Order,
@@ -20,8 +13,6 @@ from ktops.launch.stages import (
     check_toolchain,
     find_model,
     plan_missing,
-    refuse_doubts,
-    refuse_unservable,
 )
 from ktops.output import Output
 from ktops.settings import Settings
@@ -44,12 +35,7 @@ def preview(output: Output, settings: Settings, order: Order) -> None:
     else:
         if building:
             check_toolchain(output, settings)
-        site = look(settings, found, order.dummy)
-        checked = run_subset(checks_of(site.placement), target_of(site, settings))
-        report_checks(output, checked)
-        refuse_unservable(checked, site.name, site.placement.notes)
-        show_site(output, site)
-        refuse_doubts(checked, site.placement, order, site.name)
+        admit(output, settings, order, found)
     if building:
         output.stage("build", text("the native kernels would be compiled (up to a minute)"))
     output.note(text("Nothing was fetched, built or started."))

@@ -105,6 +105,28 @@ def test_events_are_single_lines_of_json(terminal):
     assert [event["event"] for event in events] == ["load", "ready"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "agreed"),
+    [("y", True), (" YES ", True), ("是", True), ("", False), ("n", False), ("yeah", False)],
+)
+def test_only_a_yes_is_a_yes(terminal, monkeypatch, answer, agreed):
+    stdout, _ = terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda question: stdout.write(question) and answer)
+    assert Output().confirm("Do it? ") is agreed
+    assert stdout.text() == "Do it? "
+
+
+@pytest.mark.parametrize(
+    ("mode", "tty"), [(Mode.JSON, True), (Mode.QUIET, True), (Mode.HUMAN, False)]
+)
+def test_where_nobody_can_be_asked_the_answer_is_no(terminal, monkeypatch, mode, tty):
+    stdout, _ = terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(tty=tty))
+    assert not Output(mode).confirm("Do it? ")
+    assert stdout.text() == ""
+
+
 def test_an_ascii_stream_gets_escapes_and_never_an_exception(terminal):
     stdout, stderr = terminal(encoding="ascii", tty=False)
     output = Output()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ktops.hub.choose import choose_model
-from ktops.hub.store import State, find_model
+from ktops.hub.store import State, find_folder, find_model
 from ktops.settings import Settings, user_config_file
 from ktops_engine.demo import demo_path
 
@@ -52,6 +52,24 @@ def test_a_registered_folder_is_a_model_and_stays_as_it_is(ktops, own, models_di
     assert snapshot(own) == before
     assert ktops("models", "show", "mine").status == 2
     assert list(models_dir.glob(".registered/*")) == []
+
+
+def test_a_name_is_looked_for_without_opening_the_models_that_are_here(
+    ktops, own, models_dir, monkeypatch
+):
+    shutil.copytree(own, models_dir / "here")
+    ktops("models", "add", "mine", str(own))
+
+    def opened(path: Path) -> None:
+        raise AssertionError(f"{path} was opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ktops_engine.gguf.open_gguf", opened)
+        ran = ktops("models", "show", "hera")
+        assert (ran.status, "did you mean 'here'?" in ran.stderr) == (2, True)
+        assert find_folder(models_dir / "nowhere", models_dir) is None
+    assert find_folder(own, models_dir).name == "mine"
+    assert find_folder(models_dir / "here", models_dir).name == "here"
 
 
 def test_models_may_live_below_a_folder_named_cache(own, tmp_path):

@@ -1,8 +1,8 @@
 """Child: is torch importable, and for which CUDA is it built?
 
 Each stage prints its facts before the next begins, so that a crash leaves what came before it. The
-whole import can take long; once torch's compiled half is loaded, {"enough": true} says that the
-caller need not wait for the rest.
+whole import can take long. Where there is no GPU that torch might not find, {"enough": true} says,
+once torch's compiled half is loaded, that the caller need not wait for the rest.
 """
 
 import importlib.util
@@ -34,6 +34,10 @@ def explain(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def has_driver() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
 def describe(package: Path) -> None:
     """What torch/version.py says, which imports nothing of torch."""
     try:
@@ -60,7 +64,7 @@ def try_torch() -> None:
         say(torch_error=explain(error))
         return
     say(torch=str(torch.__version__), torch_cuda=torch.version.cuda)
-    if torch.version.cuda and Path("/dev/nvidiactl").exists():
+    if torch.version.cuda and has_driver():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             available = torch.cuda.is_available()
@@ -72,7 +76,8 @@ def main() -> None:
     say(torch_found=torch is not None)
     if torch is not None:
         describe(torch)
-        threading.Thread(target=watch, daemon=True).start()
+        if not has_driver():
+            threading.Thread(target=watch, daemon=True).start()
         try_torch()
 
 
