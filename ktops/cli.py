@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ktops.commandline import CommandSpec, LazyGroup
-from ktops.language import language_of
-from ktops.output import Mode, Output
+from ktops.output import Output
 from ktops.shell_completion import COMPLETE_VARIABLE, enable_completion
 from ktops.usage_error import usage_error
 from ktops_engine.errors import EXIT_FAILED, KtopsError
@@ -125,7 +124,7 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit status. Every failure ends here, as a message."""
-    output = _output_before_parsing(args)
+    output = Output.before_parsing(args)
     debug = "--debug" in args or os.environ.get("KTOPS_DEBUG", "") not in ("", "0")
     try:
         with _sigterm_unwinds():
@@ -187,12 +186,6 @@ def _invoke(args: Sequence[str]) -> int:
         enable_completion()
     status = build_command().main(args=args, prog_name="ktops", standalone_mode=False)
     return status if isinstance(status, int) else 0
-
-
-def _output_before_parsing(args: Sequence[str]) -> Output:
-    """How to report an error of the command line itself: a guess from its words."""
-    mode = Mode.JSON if "--json" in args else Mode.HUMAN
-    return Output(mode=mode, no_color="--no-color" in args, language=language_of(args, os.environ))
 
 
 def _unexpected(error: Exception, args: Sequence[str]) -> KtopsError:

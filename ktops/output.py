@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TextIO
 
-from ktops.language import Language, catalogue, fits
+from ktops.language import Language, catalogue, fits, language_of
 from ktops_engine.text import text, translate
 
 if TYPE_CHECKING:
@@ -59,6 +59,16 @@ class Output:
     mode: Mode = Mode.HUMAN
     no_color: bool = False
     language: Language = Language.EN
+
+    @classmethod
+    def before_parsing(cls, args: Sequence[str]) -> Output:
+        """How to report an error of the command line itself: a guess from its words."""
+        mode = Mode.QUIET if {"-q", "--quiet"} & set(args) else Mode.HUMAN
+        return cls(
+            mode=Mode.JSON if "--json" in args else mode,
+            no_color="--no-color" in args,
+            language=language_of(args, os.environ),
+        )
 
     def say(self, sentence: str) -> str:
         """`sentence` in the language of this output, in English where a stream cannot carry it."""

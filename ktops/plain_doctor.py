@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from ktops.checkup.request import Request
 from ktops.checkup.run import check_up
-from ktops.language import Language, language_of
-from ktops.output import Mode, Output
+from ktops.language import Language
+from ktops.output import Output
 from ktops.settings import load_settings
 from ktops_doctor import LiveHost
 from ktops_engine.errors import EXIT_FAILED, KtopsError
@@ -25,7 +25,7 @@ _FLAGS = ("list-checks", "strict", "deep", "fix", "dry-run")
 
 def run(args: Sequence[str], broken: BaseException) -> int:
     """Do `ktops ARGS` as far as it is the doctor's; `broken` is why there is no command line."""
-    output = _output(args)
+    output = Output.before_parsing(args)
     reason = text("{kind}: {reason}", kind=type(broken).__name__, reason=str(broken))
     try:
         if args[:1] != ["doctor"]:
@@ -44,16 +44,6 @@ def run(args: Sequence[str], broken: BaseException) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-
-
-def _output(args: Sequence[str]) -> Output:
-    mode = Mode.HUMAN
-    if {"-q", "--quiet"} & set(args):
-        mode = Mode.QUIET
-    if "--json" in args:
-        mode = Mode.JSON
-    language = language_of(args, os.environ)
-    return Output(mode=mode, no_color="--no-color" in args, language=language)
 
 
 def _request(args: Sequence[str]) -> Request:

@@ -25,7 +25,7 @@ from ktops_doctor import Check, Host, Result, Target, all_checks, run_checks
 from ktops_engine.errors import EXIT_FAILED
 
 DEFAULT_TARGET = "r1-q4km"
-RAM_CHECKS = frozenset({"mem.total", "mem.limit", "mem.available"})
+RAM_CHECKS = frozenset({"mem.total", "mem.limit", "mem.available", "numa.mems"})
 
 
 def check_up(

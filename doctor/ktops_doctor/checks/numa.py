@@ -113,9 +113,8 @@ def _placement(host: Host, target: Target) -> Finding:
     output = host.probe("mempolicy")
     if output.facts.get("allowed"):
         return ok(text("allowed"))
-    reason = output.facts.get("reason") or output.error
     return warn(
-        text("set_mempolicy is refused ({reason})", reason=reason),
+        text("set_mempolicy is refused ({reason})", reason=output.reason("reason")),
         detail=text("weights then lie on the nodes of the threads that load them"),
         fix=remark(
             "docker run --cap-add SYS_NICE --gpus all IMAGE",
