@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # Ids, or their topics, whose failure means that the machine has not enough of something.
 _SIZES = ("mem.total", "mem.limit", "mem.available", "cpu.cores", "gpu.vram", "disk")
-# Warnings after which a server starts and then disappoints: too little of the cores'
-# time, weights that take memory twice or come over a network at every start.
-RISKS = ("cpu.quota", "disk.type")
+# Warnings after which a server starts and then disappoints: too little of the cores' time, weights
+# that take memory twice or come over a network at every start, GPU kernels that cannot be compiled.
+RISKS = ("cpu.quota", "disk.type", "cc.triton")
 SLOW_S = 1.0  # what takes longer says how long
 
 

@@ -146,7 +146,7 @@ def healthy_server() -> Record:
             },
         },
         "env": {"HOME": "/home/u"},
-        "programs": {name: f"/usr/bin/{name}" for name in ("g++", "gcc", "as", "nvidia-smi")},
+        "programs": {name: f"/usr/bin/{name}" for name in ("g++", "as", "nvidia-smi")},
         "commands": {
             "nvidia-smi -q -x": smi(),
             "g++ -dumpfullversion -dumpversion": {"status": 0, "stdout": "13.2.0\n"},
@@ -165,7 +165,14 @@ def healthy_server() -> Record:
                     "cuda_warning": "",
                 }
             },
-            "triton": {"facts": {"python_headers": True, "triton_found": True, "triton": "3.5.1"}},
+            "triton": {
+                "facts": {
+                    "compiler": "/usr/bin/gcc",
+                    "compiler_error": "",
+                    "triton_found": True,
+                    "triton": "3.5.1",
+                }
+            },
             "libraries": {
                 "facts": {
                     "libraries": {"torch": ["/torch/lib/libtorch_cpu.so"]},
