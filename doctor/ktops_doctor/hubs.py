@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ktops_doctor.host import Host, Reach
-from ktops_doctor.target import Target
 
 _PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -91,11 +90,6 @@ def place(url: str) -> str:
 def offline(host: Host) -> bool:
     """Whether the client of Hugging Face was told to stay off the network."""
     return host.env("HF_HUB_OFFLINE").upper() in _TRUE
-
-
-def missing_bytes(target: Target) -> int:
-    """What is still to be fetched of a target's files."""
-    return max(0, target.weights_bytes - target.present_bytes)
 
 
 def _either(host: Host, lower: str) -> str:

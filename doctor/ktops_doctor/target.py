@@ -27,6 +27,11 @@ class Target:
     port: int = 10002
 
     @property
+    def missing_bytes(self) -> int:
+        """What is still to be fetched of its files."""
+        return max(0, self.weights_bytes - self.present_bytes)
+
+    @property
     def gpu_required(self) -> bool:
         """Whether it is to be served with a GPU."""
         return self.vram_bytes > 0

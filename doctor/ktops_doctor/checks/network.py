@@ -13,7 +13,6 @@ from ktops_doctor.hubs import (
     Answer,
     Hub,
     ask_hubs,
-    missing_bytes,
     offline,
     place,
     proxy_variables,
@@ -33,7 +32,7 @@ def _reach(host: Host, target: Target) -> Finding:
     value = joined([_outcome(answer) for answer in answers], "; ")
     if any(_counts(host, answer) for answer in answers):
         return ok(value)
-    missing = missing_bytes(target)
+    missing = target.missing_bytes
     if not missing:
         return ok(text("{answers}; nothing is to be fetched", answers=value))
     return fail(
@@ -112,7 +111,7 @@ def _places(proxies: dict[str, Answer]) -> str:
 
 def _dead(host: Host, target: Target, answers: list[Answer], answer: Answer) -> Finding:
     """A proxy that stands in the way: of everything, or of one hub."""
-    blocking = missing_bytes(target) and not any(_counts(host, other) for other in answers)
+    blocking = target.missing_bytes and not any(_counts(host, other) for other in answers)
     variables = [name for name in proxy_variables(host) if name.lower() != "no_proxy"]
     hubs = ", ".join(other.hub.name for other in answers if other.proxy == answer.proxy)
     return Finding(
@@ -168,7 +167,7 @@ _ONLINE = "unset HF_HUB_OFFLINE"
 def _offline(host: Host, target: Target) -> Finding:
     if not offline(host):
         return ok(text("not set"))
-    if not missing_bytes(target):
+    if not target.missing_bytes:
         return ok(text("HF_HUB_OFFLINE is set, and nothing is to be fetched"))
     return warn(
         text("HF_HUB_OFFLINE is set"),

@@ -8,7 +8,6 @@ from ktops_doctor.check import Check, Finding, Section, fail, ok, skip, warn
 from ktops_doctor.expectations import needs
 from ktops_doctor.fixes import remark
 from ktops_doctor.host import Host
-from ktops_doctor.hubs import missing_bytes
 from ktops_doctor.target import Target
 from ktops_doctor.units import GIB, binary
 from ktops_engine.text import Text, text
@@ -22,7 +21,7 @@ _REAL_DISKS = frozenset({"ext4", "ext3", "xfs", "btrfs", "zfs", "f2fs", "bcachef
 
 def _space(host: Host, target: Target) -> Finding:
     disk = host.disk(target.models_dir)
-    missing = missing_bytes(target)
+    missing = target.missing_bytes
     if not missing:
         size = binary(target.present_bytes)
         return ok(text("all of {model} is there ({size})", model=target.name, size=size))
