@@ -6,7 +6,7 @@ slow by the token and long ones fast, until attention's share, which grows with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ktops_engine.machine import MachineFacts
@@ -70,7 +70,7 @@ def _prompt_seconds(
     if on_gpu < 1:
         seconds[Resource.CPU_COMPUTE] += scores * (1 - on_gpu) / cpu_flops(placement, machine, end)
     if on_gpu:
-        rate = gpu_flops(machine, rates.GPU_SCORES_SHARE, end)
+        rate = gpu_flops(machine.gpus[0], rates.GPU_SCORES_SHARE, end)
         seconds[Resource.GPU_COMPUTE] += scores * on_gpu / rate
     return seconds
 
@@ -84,7 +84,7 @@ def _chunk(
     ram = placement.ram
     on_gpu = placement.gpu_layers / facts.config.num_hidden_layers
     wanted = _wanted_share(facts.config, num_tokens, end)
-    by_cpu, divided, in_vram = _routed_bytes(placement, facts)
+    by_cpu, divided = _routed_bytes(placement, facts)
     per_byte = routed / max(1, facts.bytes.routed_experts)
     cpu_bytes: float = ram.weights_bytes - ram.routed_bytes - ram.parts.get(Part.TOKEN_EMBEDDING, 0)
     cpu_bytes += wanted * by_cpu
@@ -94,20 +94,19 @@ def _chunk(
         work.append(_on_cpu(placement, machine, end, flops, cpu_bytes))
     if placement.gpus:
         work += _on_gpus(placement, machine, end, always * on_gpu)
-    if in_vram:
-        work.append(_in_vram(placement, machine, end, per_byte * in_vram, wanted))
+        work += _in_vram(placement, machine, end, per_byte, wanted)
     if divided:
         work.append(_divided(placement, machine, end, per_byte * divided, wanted * divided))
     return work
 
 
-def _routed_bytes(placement: Placement, facts: ModelFacts) -> tuple[int, int, int]:
-    """Bytes of routed experts in RAM that the CPU computes alone, being of layers that are its own;
-    of those in RAM that it shares with the GPU; and of those in GPU memory."""
+def _routed_bytes(placement: Placement, facts: ModelFacts) -> tuple[int, int]:
+    """Bytes of routed experts in RAM that the CPU computes alone, being of layers that are its own,
+    and of those that it shares with the GPU."""
     in_ram = placement.ram.routed_bytes
     layers = facts.bytes.layers[placement.gpu_layers :]
     by_cpu = min(in_ram, sum(layer.routed_experts for layer in layers))
-    return by_cpu, in_ram - by_cpu, sum(share.routed_bytes for share in placement.gpus)
+    return by_cpu, in_ram - by_cpu
 
 
 def _wanted_share(model: ModelConfig, num_tokens: int, end: int) -> float:
@@ -131,26 +130,25 @@ def _on_gpus(placement: Placement, machine: MachineFacts, end: int, flops: float
     """`flops` of what every token uses on the first GPU, and the unpacking of its weights."""
     first = placement.gpus[0]
     unpacked = rates.UNPACKING_READS * (first.weights_bytes - first.routed_bytes)
-    rate = vram_rate(machine.gpus[first.gpu_index], rates.VRAM_SHARE, end)
-    computed = flops / gpu_flops(machine, rates.GPU_FLOPS_SHARE, end)
+    gpu = machine.gpus[first.gpu_index]
+    rate = vram_rate(gpu, rates.VRAM_SHARE, end)
+    computed = flops / gpu_flops(gpu, rates.GPU_FLOPS_SHARE, end)
     return [_Work(computed, Resource.GPU_COMPUTE), _Work(unpacked / rate, Resource.VRAM_BANDWIDTH)]
 
 
 def _in_vram(
-    placement: Placement, machine: MachineFacts, end: int, flops: float, wanted: float
-) -> _Work:
-    """`flops` of the experts that lie on GPUs, of which a share is `wanted`: layer by layer, so
-    one GPU at a time."""
-    read = sum(
-        wanted
-        * share.routed_bytes
-        / vram_rate(machine.gpus[share.gpu_index], rates.VRAM_SHARE, end)
-        for share in placement.gpus
-    )
-    computed = flops / gpu_flops(machine, rates.GPU_EXPERT_FLOPS_SHARE, end)
-    if read > computed:
-        return _Work(read, Resource.VRAM_BANDWIDTH)
-    return _Work(computed, Resource.GPU_COMPUTE)
+    placement: Placement, machine: MachineFacts, end: int, per_byte: float, wanted: float
+) -> Iterator[_Work]:
+    """The experts that lie on GPUs, of which a share is `wanted`, with `per_byte` operations for a
+    byte: layer by layer, so one GPU at a time."""
+    for share in placement.gpus:
+        gpu, held = machine.gpus[share.gpu_index], share.routed_bytes
+        read = wanted * held / vram_rate(gpu, rates.VRAM_SHARE, end)
+        computed = per_byte * held / gpu_flops(gpu, rates.GPU_EXPERT_FLOPS_SHARE, end)
+        if read > computed:
+            yield _Work(read, Resource.VRAM_BANDWIDTH)
+        else:
+            yield _Work(computed, Resource.GPU_COMPUTE)
 
 
 def _divided(
@@ -167,7 +165,7 @@ def _divided(
 def _streamed(machine: MachineFacts, end: int, flops: float, num_bytes: float) -> _Work:
     """Experts brought to the first GPU, while those that came before are computed."""
     brought = num_bytes / ((machine.gpus[0].pcie_bandwidth or 0.0) * rates.PCIE_SHARE[end])
-    computed = flops / gpu_flops(machine, rates.GPU_EXPERT_FLOPS_SHARE, end)
+    computed = flops / gpu_flops(machine.gpus[0], rates.GPU_EXPERT_FLOPS_SHARE, end)
     return _Work(
         max(brought, computed), Resource.PCIE if brought >= computed else Resource.GPU_COMPUTE
     )

@@ -43,9 +43,9 @@ def vram_rate(gpu: GpuFacts, share: rates.Range, end: int) -> float:
     return (gpu.read_bandwidth or 0.0) * share[end]
 
 
-def gpu_flops(machine: MachineFacts, share: rates.Range, end: int) -> float:
-    """FLOP/s of the first GPU's kernels that reach `share` of its peak."""
-    return (machine.gpus[0].bf16_flops or 0.0) * share[end]
+def gpu_flops(gpu: GpuFacts, share: rates.Range, end: int) -> float:
+    """FLOP/s of a GPU's kernels that reach `share` of its peak."""
+    return (gpu.bf16_flops or 0.0) * share[end]
 
 
 def _isa(machine: MachineFacts) -> str:
