@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,40 @@ def test_eleven_layers_on_the_h100_host_bound_what_every_peer_measured_there():
     found = prediction(ELEVEN, machine_named("h100-host"), gpu_memory_bytes=14_000_000_000)
     assert 53 < found.decode_tokens_per_s[1] < 100
     assert found.prefill_tokens_per_s[1] > 4083
+
+
+PLAN_PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
+DECODE = 0
+# Rows of docs/plan.md: how each begins, what it is of, and what its ranges are, prompts by length.
+DOCUMENTED = [
+    ("11 layers of R1", ELEVEN, H100_16_CORES.format(125), {"gpu_experts": 0}, (DECODE, 512, 4096)),
+    ("the same with 142", ELEVEN, H100_16_CORES.format(142), {"gpu_experts": 0},
+     (DECODE, 512, 4096)),
+    ("the same, all experts", ELEVEN, H100_16_CORES.format(142), {}, (DECODE, 4096)),
+    ("V2-Lite", LITE, TWO_CORES.format(26), {}, (DECODE, 128)),
+    ("2 x Xeon 8460Y+", R1, "article", {}, (512, 4096, DECODE)),
+    ("2 x Xeon 6454S", R1, "2x6454S,1024GiB,4090", {}, (512, 4096, DECODE)),
+    ("EPYC 9355", R1, "9355,768GiB,5090", {}, (512, 4096, DECODE)),
+    ("2 x EPYC 9355", R1, "2x9355,1024GiB,RTX PRO 6000", {}, (512, 4096, DECODE)),
+    ("64 vCPU", R1, "h100-host", {}, (512, 4096, DECODE)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("begin", "facts", "host", "wishes", "meant"), DOCUMENTED)
+def test_the_ranges_of_the_page_are_those_of_the_plan(begin, facts, host, wishes, meant):
+    lines = PLAN_PAGE.read_text(encoding="utf-8").splitlines()
+    (row,) = [line for line in lines if line.startswith(f"| {begin}")]
+    _, _, _, _, predicted = row.split("|", 4)  # after the name and what was measured or published
+    written = re.findall(r"([\d.,]+)-([\d.,]+)", predicted)
+    named = machine_named(host)
+    for (low, high), what in zip(written, meant, strict=True):
+        found = (
+            of_prompt(facts, named, what, **wishes)
+            if what
+            else prediction(facts, named, **wishes).decode_tokens_per_s
+        )
+        shown = [float(number.replace(",", "")) for number in (low, high)]
+        assert shown == pytest.approx(found, rel=0.06)
 
 
 @pytest.mark.parametrize(
