@@ -28,32 +28,34 @@ def _vectors(x, token_stride, num_tokens, TOKENS: tl.constexpr):
 
 @triton.jit
 def _rows_products(
-    data, panel, x, num_units, num_blocks,
-    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, PANELS: tl.constexpr,
-    UNITS: tl.constexpr,
+    data, panels, x, num_units, num_blocks,
+    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """The products of some panels' rows with the vectors x: a tuple of float32 [PANELS, 16].
+    """The products of some panels' rows with the vectors x: a tuple of float32 [16], in the order
+    of `unit_products`.
 
-    panel: [PANELS, 1, 1] int64, words to each.
+    panels: a tuple of int64, words to each.
     """
-    row = tl.arange(0, 16)[None, None, :]
-    panel = panel + row * 0
+    row = tl.arange(0, 16)[None, :]
+    tiles = ()
     totals = ()
-    for _ in tl.static_range(len(x)):
-        totals = totals + (tl.zeros((PANELS, UNITS, 16), tl.float32),)
+    for P in tl.static_range(len(panels)):
+        tiles = tiles + (panels[P] + row * 0,)
+        for _ in tl.static_range(len(x)):
+            totals = totals + (tl.zeros((UNITS, 16), tl.float32),)
     for start in range(0, num_units, UNITS):
-        unit = (start + tl.arange(0, UNITS))[None, :, None]
+        unit = (start + tl.arange(0, UNITS))[:, None]
         mask = unit < num_units
         products = unit_products(
-            data, panel, row, unit, mask, num_blocks, x, unit, TYPE, PARTS, RUNS
+            data, tiles, row, unit, mask, num_blocks, x, unit, TYPE, PARTS, RUNS
         )
         sums = ()
-        for T in tl.static_range(len(x)):
-            sums = sums + (totals[T] + products[T],)
+        for i in tl.static_range(len(products)):
+            sums = sums + (totals[i] + products[i],)
         totals = sums
     results = ()
-    for T in tl.static_range(len(x)):
-        results = results + (tl.sum(totals[T], axis=1),)
+    for i in tl.static_range(len(totals)):
+        results = results + (tl.sum(totals[i], axis=0),)
     return results
 
 
@@ -72,25 +74,26 @@ def _few_kernel(
         if first >= top_panels:
             data = other
             panel = first - top_panels
-    words = (panel + tl.arange(0, PANELS)[:, None, None]).to(tl.int64) * panel_stride
+    panels = ()
+    for P in tl.static_range(PANELS):
+        panels = panels + ((panel + P).to(tl.int64) * panel_stride,)
     vectors = _vectors(x + head * head_stride, token_stride, num_tokens, TOKENS)
-    results = _rows_products(
-        data, words, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, PANELS, UNITS
-    )
+    results = _rows_products(data, panels, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, UNITS)
     if JOIN == 1:
         ups = _rows_products(
-            other, words, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, PANELS, UNITS
+            other, panels, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, UNITS
         )
-    rows = (first + tl.arange(0, PANELS)[:, None]) * 16 + tl.arange(0, 16)[None, :]
-    for T in tl.static_range(TOKENS):
-        result = results[T]
-        if JOIN == 1:
-            result = result * tl.sigmoid(result) * ups[T]
-        targets = y + (T * tl.num_programs(1) + head) * (num_panels * 16) + rows
-        if num_tokens > T:
-            if ADD:
-                result += tl.load(targets)
-            tl.store(targets, result.to(y.dtype.element_ty))
+    for P in tl.static_range(PANELS):
+        rows = (first + P) * 16 + tl.arange(0, 16)
+        for T in tl.static_range(TOKENS):
+            result = results[P * TOKENS + T]
+            if JOIN == 1:
+                result = result * tl.sigmoid(result) * ups[P * TOKENS + T]
+            targets = y + (T * tl.num_programs(1) + head) * (num_panels * 16) + rows
+            if num_tokens > T:
+                if ADD:
+                    result += tl.load(targets)
+                tl.store(targets, result.to(y.dtype.element_ty))
 
 
 def few_tokens(
