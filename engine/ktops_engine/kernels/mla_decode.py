@@ -135,7 +135,7 @@ def _split_kernel(
     row = (token * NUM_SPLITS + split) * num_heads + heads
     tl.store(
         parts_ptr + row[:, None] * rank + columns[None, :],
-        out / total[:, None],
+        (out / total[:, None]).to(tl.float16),
         mask=is_head & (columns < rank)[None, :],
     )
     tl.store(sums_ptr + row, top + tl.log2(total), mask=heads < num_heads)
@@ -174,7 +174,7 @@ def _combine_kernel(
             parts_ptr + rows[:, None] * rank + columns[None, :],
             mask=is_part[:, None] & (columns < rank)[None, :],
             other=0.0,
-        )
+        ).to(tl.float32)
         new_top = tl.maximum(top, tl.max(sums, axis=0))
         weights = tl.exp2(sums - new_top)
         decay = tl.exp2(top - new_top)
@@ -245,8 +245,10 @@ def mla_decode(
     if tiling is None:
         tiling = default_tiling(num_tokens, num_heads, max_blocks, num_processors(cache.device))
     splits = tiling.num_splits
+    # Two bytes, because for short contexts parts are most of the traffic; means of normalised
+    # latents are far from float16's limits.
     parts = torch.empty(
-        num_tokens, splits, num_heads, rank, dtype=torch.float32, device=cache.device
+        num_tokens, splits, num_heads, rank, dtype=torch.float16, device=cache.device
     )
     sums = torch.empty(num_tokens, splits, num_heads, dtype=torch.float32, device=cache.device)
     out = torch.empty(num_tokens, num_heads, rank, dtype=torch.bfloat16, device=cache.device)
