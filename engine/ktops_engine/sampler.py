@@ -112,17 +112,17 @@ class Sampler:
 def _draw(logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
     """A token for each row, by temperature and the filters of its request."""
     temperatures = [request.params.temperature for request in requests]
-    logits = logits / _column(temperatures, logits.device)
+    all_probs = (logits / _column(temperatures, logits.device)).softmax(-1)
     vocab_size = logits.shape[1]
     sizes = [min(request.params.top_k or vocab_size, vocab_size) for request in requests]
     counts = [min(size, NUM_CANDIDATES) for size in sizes]
-    probs, ids = _likeliest(logits, max(counts))
+    probs, ids = _likeliest(all_probs, max(counts))
     tokens = []
     for i, (request, size, count) in enumerate(zip(requests, sizes, counts, strict=True)):
         row_probs, row_ids = probs[i, :count], ids[i, :count]
         # Fewer candidates than the filters may keep: sort everything.
         if count < size and row_probs.sum() < request.params.top_p:
-            (row_probs,), (row_ids,) = _likeliest(logits[i : i + 1], size)
+            (row_probs,), (row_ids,) = _likeliest(all_probs[i : i + 1], size)
         position = len(request.output_token_ids)
         tokens.append(_draw_one(row_probs, row_ids, request.params, position))
     return tokens
@@ -147,10 +147,9 @@ def _draw_one(probs: Probabilities, ids: TokenIds, params: SamplingParams, posit
     return int(ids[min(index, keep.nonzero()[0][-1])])
 
 
-def _likeliest(logits: torch.Tensor, count: int) -> tuple[Probabilities, TokenIds]:
+def _likeliest(all_probs: torch.Tensor, count: int) -> tuple[Probabilities, TokenIds]:
     """Probabilities and ids of the likeliest tokens of each row, the best first, [rows, count]."""
-    values, ids = logits.topk(count)
-    probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
+    probs, ids = all_probs.topk(count)
     both = torch.cat((probs, ids.int().view(torch.float32)), 1).cpu().numpy()  # in one copy
     return both[:, :count].astype(np.float64), both[:, count:].view(np.int32)
 
