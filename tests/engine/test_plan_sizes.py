@@ -10,8 +10,8 @@ import pytest
 from planned_models import described
 
 from ktops_engine.moe.expert_pairs import MAX_BATCH_PAIRS
+from ktops_engine.moe.expert_stream import ExpertStream
 from ktops_engine.moe.staging import NUM_BUFFERS
-from ktops_engine.moe.streamed_experts import ExpertStream
 from ktops_engine.plan.sizes import BATCH_PAIRS, STAGED_EXPERTS, handed_bytes
 
 

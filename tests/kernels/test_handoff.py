@@ -60,6 +60,23 @@ def test_experts_read_are_counted_once_a_request(model: Model) -> None:
     assert model.handoff.wait_seconds >= 0
 
 
+def test_experts_that_lie_on_the_gpu_are_not_asked_for(model: Model) -> None:
+    x, ids, weights = random_request(5, 3)
+    slots = torch.tensor([-1, 0, -1, -1, 2, -1, 1, -1], dtype=torch.int32)
+    left = torch.where((ids >= 0) & (slots[ids] < 0), ids, -1)
+    expected = direct(model, 0, x.float(), left, weights)
+    request = (tensor.to(model.device) for tensor in (x, ids, weights, slots))
+    model.handoff.post(0, *request)
+    model.handoff.serve(1)
+    found = torch.zeros(5, HIDDEN, device=model.device)
+    model.handoff.take(found)
+    model.handoff.check()
+    assert torch.equal(found.cpu(), expected)
+    assert model.handoff.traffic.num_bytes == len(left.unique()) * model.expert_bytes - (
+        model.expert_bytes if -1 in left else 0
+    )
+
+
 def post_and_take(model: Model, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> None:
     """A step that must fail and add nothing; the next ones, until the reset, as well."""
     residual = torch.ones(x.shape[0], HIDDEN, device=model.device)

@@ -14,8 +14,9 @@ from ktops_engine.gguf import QuantType
 from ktops_engine.moe import host_memory
 from ktops_engine.moe.cpu_experts import CpuExperts
 from ktops_engine.moe.expert_split import Rates
+from ktops_engine.moe.expert_stream import ExpertStream
 from ktops_engine.moe.gpu_experts import expert_bytes
-from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
+from ktops_engine.moe.streamed_experts import StreamedExperts
 from ktops_engine.native.build import BuildInfo
 from ktops_engine.native.load import Matrix, Pool, load_native
 

@@ -98,9 +98,9 @@ def _await_flag(flag, number, patience_ns, failed, THREADS: tl.constexpr, ON_GPU
 
 @triton.jit(do_not_specialize=["layer", "num_tokens"])
 def _post_kernel(
-    x, expert_ids, expert_weights, layer, num_tokens,
+    x, expert_ids, expert_weights, slots, layer, num_tokens,
     activations, shared_ids, shared_weights, header, asked, state,
-    hidden: tl.constexpr, top_k: tl.constexpr,
+    hidden: tl.constexpr, top_k: tl.constexpr, HAS_SLOTS: tl.constexpr,
     COLS: tl.constexpr, PAIRS: tl.constexpr, THREADS: tl.constexpr, ON_GPU: tl.constexpr,
 ):  # fmt: skip
     """One program. COLS and PAIRS: powers of two, not below hidden and num_tokens * top_k."""
@@ -110,6 +110,9 @@ def _post_kernel(
         is_pair = pairs < num_tokens * top_k
         ids = tl.load(expert_ids + pairs, mask=is_pair)
         weights = tl.load(expert_weights + pairs, mask=is_pair)
+        if HAS_SLOTS:
+            slot = tl.load(slots + ids, mask=is_pair & (ids >= 0), other=-1)
+            ids = tl.where(slot < 0, ids, -1)
         tl.store(shared_ids + pairs, ids, mask=is_pair)
         tl.store(shared_weights + pairs, weights, mask=is_pair)
         tl.store(header, layer)
@@ -161,22 +164,24 @@ def post(
     layer: int,
     block: dict[str, torch.Tensor],
     state: torch.Tensor,
+    slots: torch.Tensor | None = None,
 ) -> None:
     """Writes a request into the block and raises `asked` to its number.
 
     x: bfloat16 [tokens, hidden]; expert_ids: int32 [tokens, top_k], negative ones are not for the
     CPU; expert_weights: float32 [tokens, top_k]; all contiguous. `block`: the parts by name, typed
-    (moe/handoff.py).
+    (moe/handoff.py). slots: int32 [experts], where an expert lies on the GPU, which computes it
+    then; negative: not there.
     """
     num_tokens, hidden = x.shape
     top_k = expert_ids.shape[1]
     cols = triton.next_power_of_2(hidden)
     num_warps = min(max(cols // 256, 1), 32)
     _post_kernel[(1,)](
-        x, expert_ids, expert_weights, layer, num_tokens,
+        x, expert_ids, expert_weights, expert_ids if slots is None else slots, layer, num_tokens,
         block["activations"], block["expert_ids"], block["expert_weights"],
         block["layer"], block["asked"], state,
-        hidden, top_k,
+        hidden, top_k, slots is not None,
         COLS=cols, PAIRS=triton.next_power_of_2(num_tokens * top_k),
         THREADS=32 * num_warps, ON_GPU=x.is_cuda,
         num_warps=num_warps,

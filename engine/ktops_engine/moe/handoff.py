@@ -70,12 +70,18 @@ class Handoff:
         )
 
     def post(
-        self, layer: int, x: torch.Tensor, expert_ids: torch.Tensor, expert_weights: torch.Tensor
+        self,
+        layer: int,
+        x: torch.Tensor,
+        expert_ids: torch.Tensor,
+        expert_weights: torch.Tensor,
+        slots: torch.Tensor | None = None,
     ) -> None:
         """Asks for experts of `layer` (an index into `layers`).
 
         x: bfloat16 [tokens, hidden]; expert_ids: int32 [tokens, top_k], negative ones are not for
-        the CPU; expert_weights: float32 [tokens, top_k]. Raises ValueError for anything else.
+        the CPU; expert_weights: float32 [tokens, top_k]. slots: int32 [experts]; those with one
+        that is not negative are not for the CPU either. Raises ValueError for anything else.
         """
         num_tokens = x.shape[0]
         if not 0 <= layer < self.num_layers or not 1 <= num_tokens <= self._max_tokens:
@@ -83,7 +89,7 @@ class Handoff:
         self._check("x", x, num_tokens, self._hidden, torch.bfloat16)
         self._check("expert_ids", expert_ids, num_tokens, self._top_k, torch.int32)
         self._check("expert_weights", expert_weights, num_tokens, self._top_k, torch.float32)
-        kernels.post(x, expert_ids, expert_weights, layer, self._block, self._state)
+        kernels.post(x, expert_ids, expert_weights, layer, self._block, self._state, slots)
 
     def take(self, residual: torch.Tensor) -> None:
         """Awaits the answer to the last `post` and adds it to residual, float32 [tokens, hidden].

@@ -6,18 +6,28 @@ from collections.abc import Callable
 
 import torch
 
+from ktops_engine.kernels.expert_gemv import resident_experts
 from ktops_engine.moe.handoff import Handoff
+from ktops_engine.moe.hot_experts import HotExperts
 from ktops_engine.moe.streamed_experts import StreamedExperts
 
 
 class RamExperts:
-    """The routed experts of a layer: prompts on GPU and CPU at once, single tokens by the CPU."""
+    """The routed experts of a layer: prompts on GPU and CPU at once, single tokens by the CPU but
+    for those experts that have copies in GPU memory."""
 
-    def __init__(self, index: int, handoff: Handoff, streamed: StreamedExperts) -> None:
-        """`index`: the layer's, in `handoff`."""
+    def __init__(
+        self,
+        index: int,
+        handoff: Handoff,
+        streamed: StreamedExperts,
+        hot: HotExperts | None = None,
+    ) -> None:
+        """`index`: the layer's, in `handoff`; `hot`: copies that `streamed` has as well."""
         self._index = index
         self._handoff = handoff
         self._streamed = streamed
+        self._hot = hot
 
     def prefill(
         self,
@@ -48,8 +58,12 @@ class RamExperts:
 
         While it `is_captured`, nobody answers: who replays the graph calls `Handoff.serve`.
         """
-        self._handoff.post(self._index, h, expert_ids, expert_weights)
+        hot = self._hot
+        slots = None if hot is None else hot.slots
+        self._handoff.post(self._index, h, expert_ids, expert_weights, slots)
         meanwhile()
+        if hot is not None:
+            resident_experts(h, hot.matrices, hot.slots, expert_ids, expert_weights, x)
         if not is_captured:
             self._handoff.serve(1)
         self._handoff.take(x)
