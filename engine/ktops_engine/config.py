@@ -35,7 +35,9 @@ class EngineConfig:
     `prefill_chunk` the prompt tokens that the CPU alone computes in one step. `gpu_memory_bytes` is
     the memory to use on each GPU, `gpu_experts` the most routed experts, over all layers, to hold
     there. `numa` shares the rows of the weights out over the NUMA nodes: "auto" where there are
-    several and the library was built for that, "on" insists on the latter.
+    several and the library was built for that, "on" insists on the latter. `expert_counts` is the
+    file of how often experts were chosen (`expert_counts.py`): None takes the one that is kept for
+    the model, and none at all with random weights.
     """
 
     gguf_path: Path
@@ -49,3 +51,4 @@ class EngineConfig:
     gpu_experts: int | None = None
     dummy: DummyWeights | None = None
     numa: NumaMode = "auto"
+    expert_counts: Path | None = None

@@ -23,7 +23,9 @@ class DecodeGraph:
         step = self.tensors.step((1,) * num_sequences, (0,) * num_sequences)
         # Once layer by layer: Triton compiles and torch's libraries take their work memory, neither
         # of which may happen while a graph is captured.
+        counted = model.expert_counts.clone()
         logits = model.decode(step, cache, is_captured=False)
+        model.expert_counts.copy_(counted)  # nobody asked for these tokens
         self._keys = argmax.new_keys(logits)
         argmax.argmax(logits, self._keys)
         torch.cuda.synchronize(model.device)

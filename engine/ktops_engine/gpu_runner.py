@@ -10,6 +10,7 @@ import torch
 from ktops_engine.decode_graph import DecodeGraph
 from ktops_engine.errors import KtopsError
 from ktops_engine.gpu_memory import compute_within
+from ktops_engine.kept_counts import CountKeeper
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import HybridModel
@@ -28,8 +29,16 @@ class GpuRunner:
     """All that every token uses on the GPU; routed experts by the CPU, streamed to the GPU, or
     there."""
 
-    def __init__(self, model: HybridModel, cache: LatentCache, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        model: HybridModel,
+        cache: LatentCache,
+        sampler: Sampler,
+        keeper: CountKeeper | None = None,
+    ) -> None:
+        """`keeper` gets a look at what was counted after every step."""
         self._model = model
+        self._keeper = keeper
         self._cache = cache
         self._sampler = sampler
         self._graphs: dict[int, DecodeGraph] = {}
@@ -63,12 +72,15 @@ class GpuRunner:
         requests = [item.request for item in batch.items if item.samples]
         compute = self._replay if self._has_graph(batch) else self._layer_by_layer
         try:
-            return compute_within(lambda: compute(batch, requests, meanwhile))
+            sampled = compute_within(lambda: compute(batch, requests, meanwhile))
         except KtopsError as error:
             # This step is lost, and with it its requests; the next one begins anew.
             logger.error("%s", error.message)
             self._model.recover()
             return [Sampled(None, error=error.message) for _ in requests]
+        if self._keeper is not None:
+            self._keeper.look()
+        return sampled
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
+from ktops_engine.expert_counts import known_use, path_for
 from ktops_engine.gguf import GgufModel
 from ktops_engine.gpu_memory import cuda_uuids, load_within
 from ktops_engine.gpus import check_order, count_as_nvidia_smi, engine_machine
@@ -26,7 +28,7 @@ from ktops_engine.native.build import BuildInfo, find_current
 from ktops_engine.native.load import Native, Pool, load_native
 from ktops_engine.node_memory import NodeShare
 from ktops_engine.nodes import thread_nodes
-from ktops_engine.plan import Placement, facts_of_files, plan
+from ktops_engine.plan import ExpertUse, Placement, choose_hot, facts_of_files, plan
 from ktops_engine.runner import CpuRunner, Runner
 from ktops_engine.sampler import Sampler
 from ktops_engine.source import open_source
@@ -44,7 +46,8 @@ OnNote = Callable[[str], None]
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to compute, and what is known about it; `node_shares` of its weights are empty
-    when they are not shared out over NUMA nodes."""
+    when they are not shared out over NUMA nodes. `expert_counts` is the file that keeps how often
+    its experts are chosen, None where nothing does."""
 
     gguf: GgufModel
     config: ModelConfig
@@ -56,6 +59,7 @@ class LoadedModel:
     model: Deepseek2Model | HybridModel
     node_shares: tuple[NodeShare, ...]
     resources: ExitStack
+    expert_counts: Path | None = None
 
     def new_cache(self) -> LatentCache:
         """An empty latent cache of the size that the plan gives, where the model computes."""
@@ -79,8 +83,13 @@ class LoadedModel:
         if isinstance(self.model, Deepseek2Model):
             return CpuRunner(self.model, self.new_cache(), sampler, self.placement.num_threads)
         from ktops_engine.gpu_runner import GpuRunner
+        from ktops_engine.kept_counts import CountKeeper
 
-        runner = GpuRunner(self.model, self.new_cache(), sampler)
+        keeper = None
+        if self.expert_counts is not None:
+            keeper = CountKeeper(self.model.expert_counts, self.expert_counts)
+            self.resources.callback(keeper.close)
+        runner = GpuRunner(self.model, self.new_cache(), sampler, keeper)
         runner.warm_up(self.placement.prefill_chunk)
         return runner
 
@@ -102,7 +111,9 @@ def load_model(
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
     count_as_nvidia_smi()
     machine = machine or engine_machine()
-    placement = plan(config, facts_of_files(gguf, model_config), machine)
+    use, remarks = known_use(config, gguf, model_config)
+    notes += remarks
+    placement = plan(config, facts_of_files(gguf, model_config, use), machine)
     if placement.is_hybrid:
         check_order([gpu.uuid for gpu in machine.gpus], cuda_uuids())
     names, left_out = wanted_tensors(gguf, model_config)
@@ -111,8 +122,9 @@ def load_model(
         notes.append(said)
     for note in (*notes, *placement.notes):
         on_note(note)
+    hot = _hot_experts(model_config, placement, use)
     load = partial(
-        _load, config, gguf, model_config, placement, machine, names, on_progress, on_note
+        _load, config, gguf, model_config, placement, machine, names, hot, on_progress, on_note
     )
     return load_within(placement, load)
 
@@ -124,10 +136,12 @@ def _load(
     placement: Placement,
     machine: MachineFacts,
     names: list[str],
+    hot: Mapping[int, Sequence[int]],
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> LoadedModel:
-    """Load the tensors `names` as `placement` has them. Raises torch.OutOfMemoryError too."""
+    """Load the tensors `names` as `placement` has them, and copies of the experts `hot` of layers.
+    Raises torch.OutOfMemoryError too."""
     tokenizer = load_tokenizer(gguf, config.model_path)
     info = _current_library()
     native = load_native(info)
@@ -155,13 +169,14 @@ def _load(
             from ktops_engine.models.hybrid import build_hybrid
 
             model = build_hybrid(
-                native, pool, weights, on_gpu, model_config, placement.ctx_size, resources, on_note
-            )
+                native, pool, weights, on_gpu, model_config, placement.ctx_size, resources, on_note,
+                hot,
+            )  # fmt: skip
         else:
             model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(
             gguf, model_config, placement, machine, tokenizer, info, native, model, shares,
-            resources.pop_all(),
+            resources.pop_all(), path_for(config, gguf),
         )  # fmt: skip
 
 
@@ -174,6 +189,16 @@ def _expert_devices(placement: Placement, first_layer: int) -> dict[int, torch.d
         for _ in range(count)
     ]
     return {layer: torch.device("cuda", index) for layer, index in enumerate(indices, first_layer)}
+
+
+def _hot_experts(
+    config: ModelConfig, placement: Placement, use: ExpertUse | None
+) -> dict[int, Sequence[int]]:
+    """The experts to copy to the first GPU, by layer."""
+    if use is None or not placement.hot_experts:
+        return {}
+    chosen = choose_hot(use, placement.hot_experts, placement.gpu_expert_layers)
+    return dict(enumerate(chosen, start=config.first_k_dense_replace))
 
 
 def _place(weights: Weights, pool: Pool, on_progress: OnProgress, on_note: OnNote) -> None:

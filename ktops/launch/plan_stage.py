@@ -53,6 +53,7 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
     go with the model.
     """
     from ktops.planning.machines.live import with_gpu_rates
+    from ktops_engine.expert_counts import known_use
     from ktops_engine.gpus import engine_machine
     from ktops_engine.plan import facts_of_files, place_served
     from ktops_engine.source import open_source
@@ -68,7 +69,8 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
         numa=settings.numa,
     )
     source = open_source(config)
-    facts = facts_of_files(source.gguf, source.config)
+    use, _ = known_use(config, source.gguf, source.config)  # loading says what is wrong with it
+    facts = facts_of_files(source.gguf, source.config, use)
     machine = _with_thread_rates(with_gpu_rates(engine_machine()), config, facts)
     return Site(choice, source.gguf, facts, config, machine, place_served(config, facts, machine))
 
@@ -206,6 +208,8 @@ def show_plan(output: Output, placement: Placement, expected: Expectation) -> No
         gpu_layers=placement.gpu_layers,
         gpu_experts=placement.gpu_experts,
         expert_layers_by_gpu=list(placement.expert_layers_by_gpu),
+        hot_experts=placement.hot_experts,
+        hot_share=round(placement.hot_share, 4),
         ctx_size=placement.ctx_size,
         expected_tokens_per_s=expected.predicted and [round(r, 2) for r in expected.predicted],
         measured_tokens_per_s=expected.measured and round(expected.measured, 2),
@@ -269,6 +273,14 @@ def _on_gpus(placement: Placement) -> Iterator[Text]:
         parts.append(_experts_of(placement.expert_layers_by_gpu[0]))
     elif placement.gpu_experts and not further:
         parts.append(text("{experts} routed experts", experts=placement.gpu_experts))
+    if placement.hot_experts:
+        parts.append(
+            text(
+                "{experts} most used experts ({percent} % of reads)",
+                experts=placement.hot_experts,
+                percent=round(100 * placement.hot_share),
+            )
+        )
     parts.append(
         text(
             "cache {cache} for {tokens} tokens",

@@ -85,6 +85,8 @@ def _outcome_document(outcome: Outcome) -> dict[str, object]:
             "gpu_experts": placement.gpu_experts,
             "gpu_expert_layers": placement.gpu_expert_layers,
             "expert_layers_by_gpu": list(placement.expert_layers_by_gpu),
+            "hot_experts": placement.hot_experts,
+            "hot_share": placement.hot_share,
             "notes": [str(note) for note in placement.notes],
         },
         "prediction": known

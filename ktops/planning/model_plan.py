@@ -190,7 +190,7 @@ def _with_spare_gpu(
     wish = replace(config, gpu_memory_bytes=ALL_GPU_MEMORY)
     filled = _outcome(facts, machine, place(wish, facts, machine))
     more = filled.placement.ram.routed_bytes < planned.placement.ram.routed_bytes
-    return filled if more else None
+    return filled if more or filled.placement.hot_experts else None
 
 
 def _changes(

@@ -16,6 +16,7 @@ from ktops_engine.text import Text, joined, text
 if TYPE_CHECKING:
     from ktops_engine.machine import MachineFacts
     from ktops_engine.measured_speeds import Measured
+    from ktops_engine.plan import Placement
 
 PART_NAMES: Mapping[Part, Text] = {
     Part.ATTENTION: text("attention"),
@@ -28,6 +29,7 @@ PART_NAMES: Mapping[Part, Text] = {
     Part.KV_CACHE: text("KV cache"),
     Part.KV_UP: text("key/value projections in float32"),
     Part.BUFFERS: text("buffers"),
+    Part.HOT_EXPERTS: text("copies of most used experts"),
 }
 RESOURCE_NAMES: Mapping[Resource, Text] = {
     Resource.RAM_BANDWIDTH: text("RAM bandwidth"),
@@ -153,6 +155,12 @@ def _speed_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
             tokens=placement.ctx_size,
             most=plan.largest_ctx,
         )
+    if placement.hot_experts:
+        yield text(
+            "Experts  copies of the {count} most used ones in VRAM: {percent} % of reads",
+            count=placement.hot_experts,
+            percent=round(100 * placement.hot_share),
+        )
     yield text("Threads  {threads}", threads=placement.num_threads)
     for note in placement.notes:
         yield text("Note     {note}", note=note)
@@ -160,7 +168,7 @@ def _speed_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
         filled = plan.spare_gpu.placement
         yield text(
             "Spare    with --gpu-memory all, VRAM holds {size} of routed experts: {rate} tok/s",
-            size=format_bytes(sum(share.routed_bytes for share in filled.gpus)),
+            size=format_bytes(_expert_bytes(filled)),
             rate=speed(plan.spare_gpu.decode_tokens_per_s),
         )
 
@@ -274,8 +282,13 @@ def _missing(plan: ModelPlan) -> str:
 
 
 def _gpu_bytes(plan: ModelPlan, *, experts: bool) -> str:
-    routed = sum(share.routed_bytes for share in plan.planned.placement.gpus)
-    return _cell(routed if experts else plan.planned.placement.every_token_vram_bytes)
+    placement = plan.planned.placement
+    return _cell(_expert_bytes(placement) if experts else placement.every_token_vram_bytes)
+
+
+def _expert_bytes(placement: Placement) -> int:
+    """Bytes of routed experts in GPU memory, copies or not."""
+    return sum(share.routed_bytes + share.hot_bytes for share in placement.gpus)
 
 
 _COMPARE_ROWS = (

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import schemas
 
@@ -21,6 +22,8 @@ from ktops.units import format_bytes
 from ktops_engine import bandwidth, gpus, threads
 from ktops_engine.demo import demo_path
 from ktops_engine.errors import KtopsError
+from ktops_engine.expert_counts import add_counts, counts_path
+from ktops_engine.gguf import open_gguf
 from ktops_engine.machine import MachineFacts
 
 GIB = 1 << 30
@@ -118,6 +121,20 @@ def test_spare_gpu_memory_holds_experts_where_that_is_wished(machine, shown, fla
     assert found.config.gpu_memory_bytes == load_settings(**flags).gpu_memory_bytes
     assert re.search(words, shown(found))
     assert found.placement.ram.routed_bytes < found.facts.bytes.routed_experts
+
+
+def test_the_most_used_experts_are_said_once_their_use_is_known(machine, shown):
+    machine(H100)
+    gguf = open_gguf(demo_path())
+    used = np.full((5, 32), 10, np.int32)
+    used[:, 3] = 9690
+    add_counts(counts_path(gguf), used)
+    choice = ModelChoice("demo", "", demo_path(), demo_path(), is_here=True)
+    found = look(load_settings(gpu_experts=7), choice)
+    assert (found.placement.gpu_experts, found.placement.hot_experts) == (0, 7)
+    assert "7 most used experts (97 % of reads)" in shown(found)
+    assert found.placement.ram.routed_bytes == found.facts.bytes.routed_experts
+    assert look(load_settings(gpu_experts=7), choice, DummyOrder()).placement.hot_experts == 0
 
 
 def test_of_two_gpus_the_first_suffices_and_how_to_use_the_other_is_said(machine, shown):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jsonschema
+import numpy as np
 import pytest
 from schemas import schema
 
@@ -12,6 +13,9 @@ import ktops.planning.machines.live as live
 from ktops.hub.catalogue import load_catalogue
 from ktops.planning.model_plan import largest_fitting_model, plan_model
 from ktops.settings import Settings
+from ktops_engine.demo import demo_path
+from ktops_engine.expert_counts import add_counts, counts_path
+from ktops_engine.gguf import open_gguf
 from ktops_engine.machine import GpuFacts, MachineFacts
 from ktops_engine.text import text
 
@@ -137,6 +141,20 @@ def test_gpu_memory_is_filled_or_capped_as_wished(ktops):
     assert 18 * GIB < vram("--gpu-experts", "300") < 20 * GIB
     ran = ktops("plan", "r1-q4km", "--machine", "h100-host", "--json", "--gpu-memory", "0.5GiB")
     assert len(document(ran)["plans"][0]["placement"]["devices"]) == 1
+
+
+def test_copies_of_the_most_used_experts_are_planned_by_what_was_counted(ktops):
+    used = np.full((5, 32), 10, np.int32)
+    used[:, 3] = 9690
+    wish = ("plan", "demo", "--machine", "h100-host", "--gpu-experts", "7")
+    add_counts(counts_path(open_gguf(demo_path())), used)
+    ran = ktops(*wish)
+    assert "copies of most used experts" in ran.stdout
+    assert "Experts  copies of the 7 most used ones in VRAM: 97 % of reads" in ran.stdout
+    placement = document(ktops(*wish, "--json"))["plans"][0]["placement"]
+    assert (placement["gpu_experts"], placement["hot_experts"]) == (0, 7)
+    assert 0.9 < placement["hot_share"] < 1
+    assert placement["devices"][1]["parts"]["copies_of_most_used_experts"] > 0
 
 
 def test_an_unknown_bandwidth_is_said_and_not_guessed(ktops):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from planned_models import GIB, machine
@@ -9,8 +10,10 @@ from planned_models import GIB, machine
 from ktops_engine import loader
 from ktops_engine.config import EngineConfig
 from ktops_engine.demo import demo_path
+from ktops_engine.expert_counts import add_counts, load_counts
 from ktops_engine.loader import load_model
 from ktops_engine.models import hybrid
+from ktops_engine.sampler import Sampler
 
 
 @pytest.fixture
@@ -41,3 +44,26 @@ def test_ram_holds_the_experts_that_are_not_in_gpu_memory(with_gpu, gpu_experts,
     assert read[-1].done_bytes == read[-1].total_bytes
     assert any("--gpu-experts 70" in note for note in notes) == (gpu_experts == 70)
     loaded.free()
+
+
+def test_the_most_used_experts_are_copied_and_their_use_is_kept(with_gpu, tmp_path, monkeypatch):
+    path = tmp_path / "use.npy"
+    used = np.ones((5, 32), np.int32)
+    used[1, 7] = used[4, 3] = used[4, 0] = 5000
+    add_counts(path, used)
+    config = EngineConfig(
+        demo_path(), demo_path(), ctx_size=64, gpu_experts=3, expert_counts=path
+    )  # fmt: skip
+    loaded = load_model(config)
+    assert (loaded.placement.gpu_experts, loaded.placement.hot_experts) == (0, 3)
+    copies = {
+        index: set(layer.feed_forward._routed._hot.slot_of)
+        for index, layer in enumerate(loaded.model._layers[1:])
+        if layer.feed_forward._routed._hot is not None
+    }
+    assert copies == {1: {7}, 4: {3, 0}}
+    monkeypatch.setattr("ktops_engine.gpu_runner.GpuRunner.warm_up", lambda runner, tokens: None)
+    loaded.new_runner(Sampler([]))
+    loaded.model.expert_counts += 2
+    loaded.free()
+    assert np.array_equal(load_counts(path, (5, 32)), used + 2)

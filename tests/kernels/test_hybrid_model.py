@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hybrid_models import hybrid_model, logits, middle_error, new_runner, prompt
@@ -131,6 +132,31 @@ def test_experts_in_gpu_memory_give_what_those_in_ram_give(
     assert bool(served) == (len(layers) + len(elsewhere) == 1)
 
 
+HOT_SETS = [{0: [2]}, {0: [3, 0], 1: [1]}, {0: [0, 1, 2, 3], 1: [1, 0, 3, 2]}]
+
+
+@pytest.mark.parametrize("hot", HOT_SETS, ids=["of a layer", "of both", "all"])
+def test_copies_of_experts_in_gpu_memory_give_what_those_in_ram_give(
+    small, without_residents, native_build, device, hot
+):
+    with hybrid_model(small, native_build, device, hot=hot) as (model, config, _):
+        assert middle_error(steps(model, config), without_residents) <= BOUND
+        # The prompt's experts are on the CPU unless a copy is there; of the token the CPU reads
+        # what has none.
+        assert (model.expert_traffic().num_bytes == 0) == (hot is HOT_SETS[-1])
+
+
+def test_experts_that_single_tokens_choose_are_counted(small, native_build, device):
+    with hybrid_model(small, native_build, device, hot={1: [1]}) as (model, config, _):
+        runner = new_runner(model, config)
+        assert not model.expert_counts.any()
+        token_ids = prompt(config, 4, seed=6)
+        logits(runner, token_ids, [2, 1, 1])
+        assert model.expert_counts.sum(dim=1).tolist() == [2 * config.num_experts_per_tok] * 2
+        model.recover()
+        assert not model.expert_counts.any()
+
+
 def generate(model, config, *, stepwise: bool) -> list[int]:
     """Tokens after a prompt, by replays of a graph or in separate steps."""
     runner = new_runner(model, config)
@@ -168,6 +194,28 @@ def test_a_graph_of_layers_in_gpu_memory_and_in_ram_gives_the_same(
         token_ids = prompt(config, 40)
         ours = logits(new_runner(model, config), token_ids, [36, 1, 1, 1, 1])
         assert middle_error(ours, Oracle(gguf, config).logits(token_ids)) <= BOUND
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_hot", [1, 7, None], ids=["one", "some", "all"])
+def test_a_graph_with_copies_of_experts_gives_the_same(tmp_path, native_build, device, num_hot):
+    tiny = write_tiny_gguf(tmp_path, V3)
+    files = EngineConfig(tiny.path, tiny.config_folder)
+    rng = np.random.default_rng()
+    hot = {layer: rng.permutation(V3.n_routed_experts)[:num_hot].tolist() for layer in (1, 3)}
+    with hybrid_model(files, native_build, device, {2}, hot=hot) as (model, config, gguf):
+        assert generate(model, config, stepwise=False) == generate(model, config, stepwise=True)
+        token_ids = prompt(config, 40)
+        ours = logits(new_runner(model, config), token_ids, [36, 1, 1, 1, 1])
+        assert middle_error(ours, Oracle(gguf, config).logits(token_ids)) <= BOUND
+
+
+@pytest.mark.gpu
+def test_a_graph_counts_the_tokens_it_is_replayed_for_and_no_other(case):
+    model, config, _ = case
+    model.expert_counts.zero_()
+    generate(model, config, stepwise=False)
+    assert model.expert_counts.sum(dim=1).unique().tolist() == [16 * config.num_experts_per_tok]
 
 
 @pytest.mark.gpu

@@ -112,6 +112,40 @@ def test_results_go_where_they_are_asked_for(device: str) -> None:
     assert not weights[1:4].isnan().any()
 
 
+@MODELS
+def test_choices_are_counted_as_often_as_they_are_made(device: str, config: ModelConfig) -> None:
+    counts = torch.zeros(config.n_routed_experts, dtype=torch.int32, device=device)
+    chosen = []
+    for seed in range(3):
+        logits = _separate_logits(2 + 3 * seed, config, seed).to(device)
+        chosen.append(route(logits, None, config, counts=counts)[0].flatten().cpu())
+        route(logits, None, config)  # not counted
+
+    expected = torch.bincount(torch.cat(chosen), minlength=config.n_routed_experts)
+    assert torch.equal(counts.cpu(), expected.int())
+
+
+def test_counts_of_another_size_or_type_are_refused(device: str) -> None:
+    logits = torch.zeros(1, 256, device=device)
+    for counts in (torch.zeros(255, dtype=torch.int32), torch.zeros(256, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="256 experts"):
+            route(logits, None, V3, counts=counts.to(device))
+
+
+@pytest.mark.gpu
+def test_replays_of_a_graph_count(device: str) -> None:
+    counts = torch.zeros(256, dtype=torch.int32, device=device)
+    logits = _separate_logits(4, V3, seed=3).to(device)
+    ids, _ = route(logits, None, V3, counts=counts)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        route(logits, None, V3, counts=counts)
+    for _ in range(6):
+        graph.replay()
+    expected = 7 * torch.bincount(ids.flatten(), minlength=256)
+    assert torch.equal(counts, expected.int())
+
+
 def test_logits_for_another_number_of_experts_are_refused(device: str) -> None:
     with pytest.raises(ValueError, match="256 experts"):
         route(torch.zeros(1, 255, device=device), None, V3)

@@ -35,9 +35,11 @@ def hybrid_model(
     device: str,
     resident_layers: Iterable[int] = (),
     remote_layers: Mapping[int, str] = MappingProxyType({}),
+    hot: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Iterator[tuple[HybridModel, ModelConfig, GgufModel]]:
     """A model with all that every token uses on `device`, and the routed experts of
-    `resident_layers`; those of `remote_layers` on the devices it gives."""
+    `resident_layers`; those of `remote_layers` on the devices it gives; and copies of the `hot`
+    experts by layer."""
     experts = {layer: torch.device(device) for layer in resident_layers}
     experts |= {layer: torch.device(other) for layer, other in remote_layers.items()}
     source = open_source(config)
@@ -55,7 +57,9 @@ def hybrid_model(
         resources.callback(in_ram.free)
         fill(in_ram)
         yield (
-            build_hybrid(native, pool, in_ram, on_gpu, model_config, CONTEXT, resources, print),
+            build_hybrid(
+                native, pool, in_ram, on_gpu, model_config, CONTEXT, resources, print, hot
+            ),
             model_config,
             gguf,
         )

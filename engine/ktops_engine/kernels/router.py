@@ -108,9 +108,11 @@ def _route_kernel(
     bias_ptr,
     ids_ptr,
     weights_ptr,
+    counts_ptr,
     num_experts,
     group_size,
     scaling,
+    COUNTS: tl.constexpr,
     SIGMOID: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     NORMALIZE: tl.constexpr,
@@ -169,6 +171,8 @@ def _route_kernel(
         weights = weights / (tl.sum(weights, axis=0) + 1e-20)
     tl.store(ids_ptr + token * TOP_K + ranks, chosen, mask=is_chosen)
     tl.store(weights_ptr + token * TOP_K + ranks, weights * scaling, mask=is_chosen)
+    if COUNTS:
+        tl.atomic_add(counts_ptr + chosen, 1, mask=is_chosen, sem="relaxed")
 
 
 def route(
@@ -177,13 +181,15 @@ def route(
     config: ModelConfig,
     *,
     out: tuple[torch.Tensor, torch.Tensor] | None = None,
+    counts: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The experts of each token, best first, of equal ones the smaller id, and their weights.
 
     logits: [tokens, experts] float32; bias: [experts] float32 -> expert_ids [tokens, top_k] int32,
     expert_weights [tokens, top_k] float32, in `out` when given. `noaux_tc` (DeepSeek-V3 report,
     arXiv:2412.19437, section 2.1.2), `group_limited_greedy` (arXiv:2405.04434, section 2.2.2) and
-    `greedy`, as layers/router.py has them.
+    `greedy`, as layers/router.py has them. `counts`: [experts] int32, to which 1 is added for each
+    token that goes to an expert; also when a captured graph is replayed.
     """
     num_tokens, num_experts = logits.shape
     top_k = config.num_experts_per_tok
@@ -197,11 +203,15 @@ def route(
     ids, weights = out
     if not ids.is_contiguous() or not weights.is_contiguous():
         raise ValueError("the router's outputs must be contiguous")
+    if counts is not None and (counts.shape != (num_experts,) or counts.dtype != torch.int32):
+        raise ValueError(f"counts {tuple(counts.shape)} {counts.dtype} for {num_experts} experts")
     num_groups = 1 if config.topk_method == "greedy" else config.n_group
     group_size = num_experts // num_groups
     _route_kernel[(num_tokens,)](
         logits, logits if bias is None else bias, ids, weights,
+        ids if counts is None else counts,
         num_experts, group_size, config.routed_scaling_factor,
+        COUNTS=counts is not None,
         SIGMOID=config.scoring_func == "sigmoid",
         HAS_BIAS=bias is not None,
         NORMALIZE=config.norm_topk_prob,

@@ -106,8 +106,12 @@ class ExpertLayer:
         router: tuple[torch.Tensor, torch.Tensor | None],
         shared: GpuFeedForward | None,
         routed: RoutedExperts,
+        counts: torch.Tensor,
         config: ModelConfig,
     ) -> None:
+        """counts: [experts] int32, of tokens that decodes send to each. Prompts do not count: they
+        read nearly every expert once, however often it is chosen."""
+        self._counts = counts
         self._weight, self._bias = router
         self._shared = shared
         self._routed = routed
@@ -117,16 +121,17 @@ class ExpertLayer:
         self._routed.prefill(x, h, *self._route(h), lambda: self._add_shared(x, h))
 
     def decode(self, x: torch.Tensor, h: torch.Tensor, *, is_captured: bool) -> None:
-        self._routed.decode(
-            x, h, *self._route(h), lambda: self._add_shared(x, h), is_captured=is_captured
-        )
+        routed = self._route(h, self._counts)
+        self._routed.decode(x, h, *routed, lambda: self._add_shared(x, h), is_captured=is_captured)
 
     def _add_shared(self, x: torch.Tensor, h: torch.Tensor) -> None:
         if self._shared is not None:
             self._shared.add_to(x, h)
 
-    def _route(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return route(route_logits(h, self._weight), self._bias, self._config)
+    def _route(
+        self, h: torch.Tensor, counts: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return route(route_logits(h, self._weight), self._bias, self._config, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -147,11 +152,13 @@ class HybridModel:
         norm: torch.Tensor,
         head: GpuLinear,
         handoff: Handoff | None,
+        expert_counts: torch.Tensor,
         config: ModelConfig,
         max_positions: int,
         device: torch.device,
     ) -> None:
-        """`handoff`: of the layers whose experts are in RAM, None when there are none."""
+        """`handoff`: of the layers whose experts are in RAM, None when there are none;
+        `expert_counts`: [layers with experts, experts] int32, what decodes have chosen."""
         self._in_ram = in_ram
         self._layers = layers
         self._norm = norm
@@ -159,6 +166,7 @@ class HybridModel:
         self._eps = config.rms_norm_eps
         self._rotations = Rotary(config, max_positions).cos_sin.to(device)
         self._handoff = handoff
+        self.expert_counts = expert_counts
         self.hidden_size = config.hidden_size
         self.device = device
         self.cache_kind = (torch.bfloat16, device)
@@ -181,9 +189,11 @@ class HybridModel:
             self._handoff.check()
 
     def recover(self) -> None:
-        """After a step that failed: the next one works."""
+        """After a step that failed: the next one works. What it had counted goes, with all that
+        was counted since somebody looked."""
         if self._handoff is not None:
             self._handoff.reset()
+        self.expert_counts.zero_()
 
     def embed(self, token_ids: list[int], out: torch.Tensor) -> None:
         """Rows of the embedding to `out`: [tokens, hidden_size] float32, cpu."""

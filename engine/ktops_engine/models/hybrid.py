@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 
@@ -30,13 +30,15 @@ from ktops_engine.models.deepseek2_gpu import (
 )
 from ktops_engine.models.gpu_weights import GpuWeights
 from ktops_engine.models.weights import Weights
+from ktops_engine.moe.expert_stream import ExpertStream
 from ktops_engine.moe.further_gpu import FurtherGpu
 from ktops_engine.moe.gpu_experts import ResidentExperts, expert_bytes
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.host_memory import register, unregister
+from ktops_engine.moe.hot_experts import copy_hot_experts
 from ktops_engine.moe.ram_experts import RamExperts
 from ktops_engine.moe.remote_experts import RemoteExperts
-from ktops_engine.moe.streamed_experts import ExpertStream, StreamedExperts
+from ktops_engine.moe.streamed_experts import StreamedExperts
 from ktops_engine.native.load import Native, Pool
 from ktops_engine.text import text
 
@@ -72,9 +74,10 @@ def build_hybrid(
     max_positions: int,
     resources: ExitStack,
     on_note: Callable[[str], None],
+    hot: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> HybridModel:
     """The layers over weights that lie where they belong; `resources` gets what is to be given
-    back, `on_note` what is not as it should be.
+    back, `on_note` what is not as it should be. `hot`: experts by layer that are copied to the GPU.
 
     Raises KtopsError out-of-memory, and torch.OutOfMemoryError.
     """
@@ -95,12 +98,14 @@ def build_hybrid(
     resources.callback(stream.close)
     if device.type == "cuda":
         _register(in_ram, resources, on_note)
+    copies = copy_hot_experts(by_cpu, hot, device)
     routed: dict[int, RoutedExperts] = {}
     further: dict[torch.device, FurtherGpu] = {}
     for index in expert_layers:
         if handoff is not None and index in by_cpu:
-            streamed = StreamedExperts(stream, *by_cpu[index])
-            routed[index] = RamExperts(list(by_cpu).index(index), handoff, streamed)
+            copied = copies.get(index)
+            streamed = StreamedExperts(stream, *by_cpu[index], copied)
+            routed[index] = RamExperts(list(by_cpu).index(index), handoff, streamed, copied)
         else:
             matrices = ExpertMatrices(*(on_gpu.matrix(name) for name in _names(index, "_exps")))
             experts = ResidentExperts(stream.staging, matrices)
@@ -111,18 +116,25 @@ def build_hybrid(
                 if where not in further:
                     further[where] = _further_gpu(device, where, config)
                 routed[index] = RemoteExperts(further[where], stream.staging, experts)
+    first = config.first_k_dense_replace
+    counts = torch.zeros(
+        config.num_hidden_layers - first, config.n_routed_experts, dtype=torch.int32, device=device
+    )
+    counts_of = dict(enumerate(counts, start=first))
     layers = [
         GpuLayer(
             attention_norm=on_gpu.float32(f"blk.{index}.attn_norm.weight"),
             attention=_attention(on_gpu, config, index),
             feed_forward_norm=on_gpu.float32(f"blk.{index}.ffn_norm.weight"),
-            feed_forward=_feed_forward(on_gpu, config, index, routed.get(index)),
+            feed_forward=_feed_forward(
+                on_gpu, config, index, routed.get(index), counts_of.get(index)
+            ),
         )
         for index in range(config.num_hidden_layers)
     ]
     head = GpuLinear(on_gpu.matrix(HEAD if HEAD in on_gpu else EMBEDDING))
     norm = on_gpu.float32("output_norm.weight")
-    return HybridModel(in_ram, layers, norm, head, handoff, config, max_positions, device)
+    return HybridModel(in_ram, layers, norm, head, handoff, counts, config, max_positions, device)
 
 
 def _further_gpu(first: torch.device, device: torch.device, config: ModelConfig) -> FurtherGpu:
@@ -137,12 +149,16 @@ def _names(index: int, suffix: str) -> tuple[str, str, str]:
 
 
 def _feed_forward(
-    on_gpu: GpuWeights, config: ModelConfig, index: int, routed: RoutedExperts | None
+    on_gpu: GpuWeights,
+    config: ModelConfig,
+    index: int,
+    routed: RoutedExperts | None,
+    counts: torch.Tensor | None,
 ) -> DenseLayer | ExpertLayer:
-    if routed is None:
+    if routed is None or counts is None:
         return DenseLayer(_gpu_feed_forward(on_gpu, index, ""))
     shared = _gpu_feed_forward(on_gpu, index, "_shexp") if config.n_shared_experts else None
-    return ExpertLayer(_router(on_gpu, index), shared, routed, config)
+    return ExpertLayer(_router(on_gpu, index), shared, routed, counts, config)
 
 
 def _router(on_gpu: GpuWeights, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:

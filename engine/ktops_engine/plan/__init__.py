@@ -7,6 +7,7 @@ engine, the doctor, the server and `ktops plan` all ask here.
 
 from ktops_engine.plan.fitting import Lack, lack_of_ram, largest_context, plan
 from ktops_engine.plan.flops import token_flops
+from ktops_engine.plan.hot_experts import ExpertUse, choose_hot
 from ktops_engine.plan.model_bytes import (
     WEIGHT_PARTS,
     LayerBytes,
@@ -37,6 +38,7 @@ __all__ = [
     "MEASURED_BYTES",
     "SPARE_RAM_SHARE",
     "WEIGHT_PARTS",
+    "ExpertUse",
     "Lack",
     "LayerBytes",
     "ModelBytes",
@@ -50,6 +52,7 @@ __all__ = [
     "Unknown",
     "best_threads",
     "cache_bytes_per_token",
+    "choose_hot",
     "describe_q4_k_m",
     "every_token_gpu_bytes",
     "facts_of_files",

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ktops_engine.gguf import GgufModel, QuantType
 from ktops_engine.model_config import ModelConfig
+from ktops_engine.plan.hot_experts import ExpertUse
 from ktops_engine.text import Text, text
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
@@ -30,6 +31,7 @@ class Part(StrEnum):
     KV_CACHE = "kv_cache"
     KV_UP = "kv_up_float32"
     BUFFERS = "buffers"
+    HOT_EXPERTS = "copies_of_most_used_experts"
 
 
 WEIGHT_PARTS = tuple(Part)[:7]
@@ -86,7 +88,8 @@ class ModelFacts:
     """A model to plan for. `source`: its files, or a description by the rules of Q4_K_M.
 
     `gpu_obstacle` says why its experts cannot go to a GPU, None when they can; without one, those
-    that `can_stay_on_gpu` need not lie in RAM.
+    that `can_stay_on_gpu` need not lie in RAM. `expert_use` is how often each was chosen, None
+    while too little is known of that.
     """
 
     config: ModelConfig
@@ -94,9 +97,12 @@ class ModelFacts:
     source: Literal["files", "description"] = "files"
     gpu_obstacle: Text | None = None
     can_stay_on_gpu: bool = True
+    expert_use: ExpertUse | None = None
 
 
-def facts_of_files(gguf: GgufModel, config: ModelConfig) -> ModelFacts:
+def facts_of_files(
+    gguf: GgufModel, config: ModelConfig, expert_use: ExpertUse | None = None
+) -> ModelFacts:
     """The facts of a model whose files are here; every tensor is counted once."""
     sizes = {name: tensor.nbytes for name, tensor in gguf.tensors.items()}
     return ModelFacts(
@@ -104,6 +110,7 @@ def facts_of_files(gguf: GgufModel, config: ModelConfig) -> ModelFacts:
         sum_tensors(sizes, config.num_hidden_layers),
         gpu_obstacle=_find_gpu_obstacle(gguf),
         can_stay_on_gpu=_can_stay_on_gpu(gguf),
+        expert_use=expert_use,
     )
 
 

@@ -2,8 +2,9 @@
 
 What every token uses (attention, norms and routers, shared experts, output head, dense layers) goes
 to the first GPU with the latent cache; the routed experts and the token embedding stay in RAM.
-Spare memory of all GPUs can hold the routed experts of whole layers, a first GPU that is too small
-hands layers back to the CPU, and without a GPU everything lies in RAM.
+Spare memory of all GPUs can hold the routed experts of whole layers, that of the first copies of
+the most used ones of all layers; a first GPU that is too small hands layers back to the CPU, and
+without a GPU everything lies in RAM.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ktops_engine.config import EngineConfig
 from ktops_engine.errors import EXIT_USAGE, KtopsError
 from ktops_engine.machine import GpuFacts, MachineFacts
 from ktops_engine.model_config import ModelConfig
+from ktops_engine.plan.hot_experts import ExpertUse, HotFit, best_mix
 from ktops_engine.plan.model_bytes import ModelFacts, Part
 from ktops_engine.plan.shares import Placement, Share
 from ktops_engine.plan.sizes import (
@@ -45,9 +47,10 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
     """Place a model on a machine, whether its RAM suffices (`Placement.fits`) or not.
 
     `config.gpu_memory_bytes` is the memory to use on each GPU, `config.gpu_experts` the most routed
-    experts to put there, in whole layers. Both None use as little as serves the model at its full
+    experts to put there. Both None use as little as serves the model at its full
     form: what every token uses, and routed experts only when all of them fit or when RAM cannot
-    hold them with a little to spare.
+    hold them with a little to spare. Otherwise, where it is known how often experts were chosen,
+    copies of the most used ones take the place of whole layers as far as that saves more reads.
 
     Raises KtopsError: invalid-cpu-infer, invalid-ctx-size (status 2).
     """
@@ -57,11 +60,12 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
     for chunk in _prefill_chunks(config, machine, ctx_size):
         first_gpu, gpu_layers, is_whole = _fill_first_gpu(config, facts, machine, num_blocks, chunk)
         ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks, chunk)
-        experts = _experts_on_gpus(config, facts, machine, first_gpu, ram, chunk)
+        use = facts.expert_use if is_whole else None
+        experts, hot = _experts_on_gpus(config, facts, machine, first_gpu, ram, chunk, use)
         ram[Part.ROUTED_EXPERTS] -= sum(map(sum, experts))
         if is_whole and ram.total() <= machine.available_ram_bytes:
             break
-    gpus = _gpu_shares(config, facts, machine, first_gpu, experts, chunk)
+    gpus = _gpu_shares(config, facts, machine, first_gpu, experts, hot, chunk)
     by_gpu = tuple(len(experts[share.gpu_index]) for share in gpus)
     return Placement(
         cpus=cpus,
@@ -74,7 +78,9 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         gpu_layers=gpu_layers,
         gpu_experts=sum(by_gpu) * facts.config.n_routed_experts,
         expert_layers_by_gpu=by_gpu,
-        notes=(*notes, *_rounding(config, facts, gpu_layers)),
+        hot_experts=hot.num_experts,
+        hot_share=hot.saved_share,
+        notes=(*notes, *_rounding(config, facts, gpu_layers, hot)),
     )
 
 
@@ -164,11 +170,13 @@ def _experts_on_gpus(
     first_gpu: Mapping[Part, int],
     ram: Counter[Part],
     chunk: int,
-) -> list[list[int]]:
+    use: ExpertUse | None,
+) -> tuple[list[list[int]], HotFit]:
     """Bytes of the routed experts of every layer on each GPU: from the first layer with experts
-    on, one GPU after the other."""
+    on, one GPU after the other. And copies of the most used ones of other layers on the first GPU,
+    where their `use` is known."""
     if not first_gpu or not facts.can_stay_on_gpu:
-        return [[] for _ in machine.gpus]
+        return [[] for _ in machine.gpus], HotFit()
     buffers = further_gpu_buffer_bytes(facts, chunk)
     rooms = [usable_bytes(config, gpu) - buffers for gpu in machine.gpus]
     rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
@@ -176,14 +184,22 @@ def _experts_on_gpus(
     if config.gpu_experts is not None:
         sizes = sizes[: config.gpu_experts // facts.config.n_routed_experts]
     filled = _fill(sizes, rooms)
-    if (
-        config.gpu_experts is not None
-        or config.gpu_memory_bytes is not None
-        or sum(map(sum, filled)) == facts.bytes.routed_experts
-    ):
-        return filled
+    if sum(map(sum, filled)) == facts.bytes.routed_experts:
+        return filled, HotFit()
     comfortable = int(machine.available_ram_bytes / (1 + SPARE_RAM_SHARE))
-    return _fill(sizes, rooms, at_least=ram.total() - comfortable)
+    needed = _fill(sizes, rooms, at_least=ram.total() - comfortable)
+    if config.gpu_experts is None and config.gpu_memory_bytes is None:
+        return needed, HotFit()
+    if use is None:
+        return filled, HotFit()
+    ways: dict[int, list[list[int]]] = {}  # by number of layers; on the first GPU as few as can be
+    for on_first in range(len(filled[0]) + 1):
+        way = _fill(sizes, [sum(sizes[:on_first]), *rooms[1:]])
+        if sum(map(len, way)) >= sum(map(len, needed)):
+            ways.setdefault(sum(map(len, way)), way)
+    left = {count: rooms[0] - sum(way[0]) for count, way in ways.items()}
+    hot = best_mix(use, _expert_layers(facts), facts.config, left, config.gpu_experts)
+    return ways[hot.first_layer], hot
 
 
 def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[list[int]]:
@@ -207,6 +223,7 @@ def _gpu_shares(
     machine: MachineFacts,
     first_gpu: Counter[Part],
     experts: list[list[int]],
+    hot: HotFit,
     chunk: int,
 ) -> tuple[Share, ...]:
     """The GPUs that hold anything."""
@@ -215,15 +232,18 @@ def _gpu_shares(
     for index, (gpu, sizes) in enumerate(zip(machine.gpus, experts, strict=True)):
         parts = Counter(first_gpu if index == 0 else {Part.BUFFERS: buffers})
         parts[Part.ROUTED_EXPERTS] += sum(sizes)
+        parts[Part.HOT_EXPERTS] += hot.num_bytes if index == 0 else 0
         if sizes or (index == 0 and first_gpu):
             shares.append(_share(f"gpu{index}", usable_bytes(config, gpu), parts))
     return tuple(shares)
 
 
-def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int) -> list[Text]:
+def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int, hot: HotFit) -> list[Text]:
     """What is said of a number of experts that is not one of whole layers."""
     asked, one = config.gpu_experts, facts.config.n_routed_experts
-    if not gpu_layers or asked is None or asked >= one * len(_expert_layers(facts)):
+    if not gpu_layers or hot.num_experts or asked is None:
+        return []
+    if asked >= one * len(_expert_layers(facts)):
         return []
     if asked % one == 0:
         return []

@@ -107,7 +107,8 @@ def _decode_seconds(
     chosen = model.num_experts_per_tok / model.n_routed_experts
     cpu_bytes: float = ram.weights_bytes - ram.parts.get(Part.TOKEN_EMBEDDING, 0)
     cpu_bytes += ram.parts.get(Part.KV_CACHE, 0) if end == LOW else 0
-    cpu_bytes -= (1 - chosen) * ram.routed_bytes
+    hot_bytes = placement.hot_share * chosen * facts.bytes.routed_experts
+    cpu_bytes -= (1 - chosen) * ram.routed_bytes + hot_bytes
     seconds = dict.fromkeys(Resource, 0.0)
     if cpu_bytes > 0:
         memory = ram_rate(machine, end)
@@ -121,7 +122,10 @@ def _decode_seconds(
         always: float = share.weights_bytes - share.routed_bytes
         always += share.parts.get(Part.KV_CACHE, 0) if end == LOW else 0
         on_gpu = always / vram_rate(gpu, rates.VRAM_SHARE, end)
-        on_gpu += chosen * share.routed_bytes / vram_rate(gpu, rates.VRAM_EXPERTS_SHARE, end)
+        routed = chosen * share.routed_bytes
+        # Copies are read while the CPU reads the others: at best that takes no time.
+        routed += hot_bytes if end == LOW and share.hot_bytes else 0
+        on_gpu += routed / vram_rate(gpu, rates.VRAM_EXPERTS_SHARE, end)
         seconds[Resource.VRAM_BANDWIDTH] += on_gpu
     if placement.gpus:
         there = max(0, placement.gpu_layers - model.first_k_dense_replace)

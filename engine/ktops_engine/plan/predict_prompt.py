@@ -95,8 +95,10 @@ def _chunk(
     if placement.gpus:
         work += _on_gpus(placement, machine, end, always * on_gpu)
         work += _in_vram(placement, machine, end, per_byte, wanted)
-    if divided:
-        work.append(_divided(placement, machine, end, per_byte * divided, wanted * divided))
+    if divided > placement.hot_bytes:
+        hot = per_byte * placement.hot_share * facts.bytes.routed_experts
+        left = max(0.0, per_byte * divided - hot), wanted * (divided - placement.hot_bytes)
+        work.append(_divided(placement, machine, end, *left, hot))
     return work
 
 
@@ -152,12 +154,17 @@ def _in_vram(
 
 
 def _divided(
-    placement: Placement, machine: MachineFacts, end: int, flops: float, num_bytes: float
+    placement: Placement,
+    machine: MachineFacts,
+    end: int,
+    flops: float,
+    num_bytes: float,
+    hot_flops: float,
 ) -> _Work:
     """`flops` of experts in RAM, streamed to the first GPU and on the CPU, so divided that both
-    finish together. Both of them read the RAM."""
+    finish together. Both of them read the RAM. The GPU has `hot_flops` of copies to do besides."""
     on_cpu = _on_cpu(placement, machine, end, flops, num_bytes)
-    both = _together([on_cpu, _streamed(machine, end, flops, num_bytes)])
+    both = _together([on_cpu, _streamed(machine, end, flops + hot_flops, num_bytes)])
     read = num_bytes / ram_rate(machine, end)
     return both if both.seconds >= read else _Work(read, Resource.RAM_BANDWIDTH)
 

@@ -39,6 +39,10 @@ class Share:
         return self.parts.get(Part.ROUTED_EXPERTS, 0)
 
     @property
+    def hot_bytes(self) -> int:
+        return self.parts.get(Part.HOT_EXPERTS, 0)
+
+    @property
     def total_bytes(self) -> int:
         return sum(self.parts.values())
 
@@ -55,6 +59,10 @@ class Placement:
     `gpu_layers` counts the layers whose attention is on a GPU. The routed experts of whole layers
     are on GPUs, the first layers that have any in the order of `gpus`: `expert_layers_by_gpu` says
     how many are on each of them, and `gpu_experts` counts the experts of all.
+
+    Of the layers after those, the `hot_experts` most used experts have copies on the first GPU: by
+    the counts, a token's experts are `hot_share` of the time (by bytes, over all layers) among
+    them.
     """
 
     cpus: tuple[int, ...]
@@ -67,6 +75,8 @@ class Placement:
     gpu_layers: int = 0
     gpu_experts: int = 0
     expert_layers_by_gpu: tuple[int, ...] = ()
+    hot_experts: int = 0
+    hot_share: float = 0.0
     notes: tuple[str, ...] = ()
 
     @property
@@ -121,4 +131,9 @@ class Placement:
     @property
     def every_token_vram_bytes(self) -> int:
         """Bytes in GPU memory besides routed experts."""
-        return sum(share.total_bytes - share.routed_bytes for share in self.gpus)
+        return sum(share.total_bytes - share.routed_bytes - share.hot_bytes for share in self.gpus)
+
+    @property
+    def hot_bytes(self) -> int:
+        """Bytes of copies of routed experts in GPU memory."""
+        return sum(share.hot_bytes for share in self.gpus)
