@@ -126,8 +126,8 @@ def test_spare_gpu_memory_holds_experts_where_that_is_wished(machine, shown, fla
 def test_the_most_used_experts_are_said_once_their_use_is_known(machine, shown):
     machine(H100)
     gguf = open_gguf(demo_path())
-    used = np.full((5, 32), 10, np.int32)
-    used[:, 3] = 9690
+    used = np.full((5, 32), 1000, np.int32)
+    used[:, 3] = 969_000
     add_counts(counts_path(gguf), used)
     choice = ModelChoice("demo", "", demo_path(), demo_path(), is_here=True)
     found = look(load_settings(gpu_experts=7), choice)

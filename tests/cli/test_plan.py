@@ -144,8 +144,8 @@ def test_gpu_memory_is_filled_or_capped_as_wished(ktops):
 
 
 def test_copies_of_the_most_used_experts_are_planned_by_what_was_counted(ktops):
-    used = np.full((5, 32), 10, np.int32)
-    used[:, 3] = 9690
+    used = np.full((5, 32), 1000, np.int32)
+    used[:, 3] = 969_000
     wish = ("plan", "demo", "--machine", "h100-host", "--gpu-experts", "7")
     add_counts(counts_path(open_gguf(demo_path())), used)
     ran = ktops(*wish)
