@@ -1,9 +1,13 @@
-"""Runs batches on a GPU and the CPU: decodes replay a graph, prompts run layer by layer."""
+"""Runs batches on a GPU and the CPU: decodes replay a graph, prompts run layer by layer.
+
+What the GPU has no room for, the last layers and the head, follows on the CPU.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,6 +18,7 @@ from ktops_engine.kept_counts import CountKeeper
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.runner import step_input
 from ktops_engine.sampler import Sampler
 from ktops_engine.stats import ExpertTraffic
 from ktops_engine.step_tensors import StepTensors
@@ -26,18 +31,21 @@ WARM_UP_TOKENS = (5, 32, 512, 2048)
 
 
 class GpuRunner:
-    """All that every token uses on the GPU; routed experts by the CPU, streamed to the GPU, or
-    there."""
+    """All that every token uses on the GPU, or as much as there is room for; routed experts by the
+    CPU, streamed to the GPU, or there."""
 
     def __init__(
         self,
         model: HybridModel,
         cache: LatentCache,
         sampler: Sampler,
+        num_threads: int = 1,
         keeper: CountKeeper | None = None,
     ) -> None:
-        """`keeper` gets a look at what was counted after every step."""
+        """`num_threads`: torch's own, for prompts in layers on the CPU; `keeper` gets a look at what
+        was counted after every step."""
         self._model = model
+        self._num_threads = num_threads
         self._keeper = keeper
         self._cache = cache
         self._sampler = sampler
@@ -94,8 +102,8 @@ class GpuRunner:
     ) -> list[Sampled]:
         graph = self._graph(len(batch.items))
         graph.tensors.fill(batch)
-        logits, best = graph.replay(meanwhile)
-        return self._sampler(logits, requests, best)
+        out, best = graph.replay(meanwhile)
+        return self._sampler(self._finish(out, batch), requests, best)
 
     def _layer_by_layer(
         self, batch: Batch, requests: list[Request], meanwhile: Callable[[], None]
@@ -118,15 +126,45 @@ class GpuRunner:
             tuple(item.num_tokens for item in batch.items),
             tuple(item.start for item in batch.items),
         )
+        rows = _last_rows(batch) if rows is None else rows
         if _is_decode(batch):
-            logits = self._model.decode(step, self._cache, is_captured=False)
+            out = self._model.decode(step, self._cache, is_captured=False)
+        else:
+            out = self._model.forward(step, self._cache, rows)
+        if self._model.tail is not None:
+            out = tensors.back_to_host(out)
+            self._wait()
+        if _is_decode(batch):
             self._model.check_decode()
-            return logits
-        return self._model.forward(step, self._cache, _last_rows(batch) if rows is None else rows)
+        return self._finish(out, batch, rows)
+
+    def _finish(
+        self, out: torch.Tensor, batch: Batch, rows: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Logits of what came from the GPU: these already, or x for the layers on the CPU."""
+        if self._model.tail is None:
+            return out
+        step = step_input(batch, self._cache)
+        if rows is not None:
+            step = replace(step, sampled_rows=list(rows))
+        # As in `CpuRunner`: many threads are for a prompt's matrices alone.
+        torch.set_num_threads(1 if _has_single_tokens(batch) else self._num_threads)
+        try:
+            return self._model.finish(out, step, self._cache)
+        finally:
+            torch.set_num_threads(1)
+
+    def _wait(self) -> None:
+        if self._model.device.type == "cuda":
+            torch.cuda.current_stream(self._model.device).synchronize()
 
 
 def _is_decode(batch: Batch) -> bool:
-    return batch.num_tokens == len(batch.items) <= MAX_FEW_TOKENS
+    return _has_single_tokens(batch) and len(batch.items) <= MAX_FEW_TOKENS
+
+
+def _has_single_tokens(batch: Batch) -> bool:
+    return batch.num_tokens == len(batch.items)
 
 
 def _last_rows(batch: Batch) -> list[int]:

@@ -50,7 +50,7 @@ class LatentCache:
     """Per layer and token, the normalised latent and the rotated shared key.
 
     layers: [num_layers][num_blocks * block_size, kv_lora_rank + qk_rope_head_dim] float32, cpu; or
-    bfloat16, cuda
+    bfloat16, cuda, but for the last `tail_layers`, which the CPU computes
     """
 
     def __init__(
@@ -61,11 +61,14 @@ class LatentCache:
         width: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
+        tail_layers: int = 0,
     ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
         shape = (num_blocks * block_size, width)
-        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        kinds = [(dtype, device)] * (num_layers - tail_layers)
+        kinds += [(torch.float32, torch.device("cpu"))] * tail_layers
+        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for dtype, device in kinds]
 
     def slots(self, block_table: Sequence[int], num_tokens: int) -> slice | torch.Tensor:
         """Rows that hold a request's first `num_tokens` tokens.

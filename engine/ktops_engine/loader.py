@@ -89,7 +89,7 @@ class LoadedModel:
         if self.expert_counts is not None:
             keeper = CountKeeper(self.model.expert_counts, self.expert_counts)
             self.resources.callback(keeper.close)
-        runner = GpuRunner(self.model, self.new_cache(), sampler, keeper)
+        runner = GpuRunner(self.model, self.new_cache(), sampler, keeper=keeper)
         runner.warm_up(self.placement.prefill_chunk)
         return runner
 

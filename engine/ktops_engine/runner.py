@@ -52,39 +52,40 @@ class CpuRunner:
         is_decode = batch.num_tokens == len(batch.items)
         torch.set_num_threads(1 if is_decode else self._num_threads)
         requests = [item.request for item in batch.items if item.samples]
-        logits = self._model.forward(self._step_input(batch), self._cache)
+        logits = self._model.forward(step_input(batch, self._cache), self._cache)
         return self._sampler(logits, requests) if requests else []
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
         every_row = list(range(batch.num_tokens))
         return self._model.forward(
-            replace(self._step_input(batch), sampled_rows=every_row), self._cache
+            replace(step_input(batch, self._cache), sampled_rows=every_row), self._cache
         )
 
-    def _step_input(self, batch: Batch) -> StepInput:
-        """The tensors and cache rows of a batch."""
-        token_ids: list[int] = []
-        positions: list[int] = []
-        sequences: list[SequenceInput] = []
-        sampled_rows: list[int] = []
-        for item in batch.items:
-            end = item.start + item.num_tokens
-            first_row = len(token_ids)
-            token_ids += tokens_of(item)
-            positions += range(item.start, end)
-            context = self._cache.slots(item.request.block_table, end)
-            sequences.append(
-                SequenceInput(
-                    rows=slice(first_row, first_row + item.num_tokens),
-                    new=_tail(context, item.start),
-                    context=context,
-                    start=item.start,
-                )
+
+def step_input(batch: Batch, cache: LatentCache) -> StepInput:
+    """What the layers on the CPU read of a batch: its tokens and their cache rows."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    sequences: list[SequenceInput] = []
+    sampled_rows: list[int] = []
+    for item in batch.items:
+        end = item.start + item.num_tokens
+        first_row = len(token_ids)
+        token_ids += tokens_of(item)
+        positions += range(item.start, end)
+        context = cache.slots(item.request.block_table, end)
+        sequences.append(
+            SequenceInput(
+                rows=slice(first_row, first_row + item.num_tokens),
+                new=_tail(context, item.start),
+                context=context,
+                start=item.start,
             )
-            if item.samples:
-                sampled_rows.append(len(token_ids) - 1)
-        return StepInput(token_ids, torch.tensor(positions), tuple(sequences), sampled_rows)
+        )
+        if item.samples:
+            sampled_rows.append(len(token_ids) - 1)
+    return StepInput(token_ids, torch.tensor(positions), tuple(sequences), sampled_rows)
 
 
 def tokens_of(item: BatchItem) -> list[int]:

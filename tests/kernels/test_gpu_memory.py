@@ -107,6 +107,7 @@ class FullModel:
 
     hidden_size = 4
     device = torch.device("cpu")
+    tail = None
 
     def __init__(self) -> None:
         self.did: list[str] = []

@@ -15,7 +15,7 @@ from ktops_engine.gguf import GgufModel
 from ktops_engine.gpu_runner import GpuRunner
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.models.deepseek2 import stays_in_ram, wanted_tensors
+from ktops_engine.models.deepseek2 import is_in_tail, stays_in_ram, wanted_tensors
 from ktops_engine.models.deepseek2_gpu import HybridModel
 from ktops_engine.models.hybrid import build_hybrid, load_gpu_weights
 from ktops_engine.models.weights import Weights
@@ -36,10 +36,12 @@ def hybrid_model(
     resident_layers: Iterable[int] = (),
     remote_layers: Mapping[int, str] = MappingProxyType({}),
     hot: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    gpu_layers: int | None = None,
 ) -> Iterator[tuple[HybridModel, ModelConfig, GgufModel]]:
     """A model with all that every token uses on `device`, and the routed experts of
     `resident_layers`; those of `remote_layers` on the devices it gives; and copies of the `hot`
-    experts by layer."""
+    experts by layer. With `gpu_layers` only the first ones are on the device, and the CPU has the
+    others and the head."""
     experts = {layer: torch.device(device) for layer in resident_layers}
     experts |= {layer: torch.device(other) for layer, other in remote_layers.items()}
     source = open_source(config)
@@ -52,8 +54,22 @@ def hybrid_model(
         def fill(weights: Weights) -> None:
             weights.read(pool, lambda num_bytes: None)
 
-        on_gpu = load_gpu_weights(native, gguf, names, fill, torch.device(device), experts)
-        in_ram = Weights(native, gguf, [name for name in names if stays_in_ram(name, experts)])
+        def is_by_cpu(name: str) -> bool:
+            return gpu_layers is not None and is_in_tail(name, gpu_layers, gpu_head=False)
+
+        on_gpu = load_gpu_weights(
+            native,
+            gguf,
+            [name for name in names if not is_by_cpu(name)],
+            fill,
+            torch.device(device),
+            experts,
+        )
+        in_ram = Weights(
+            native,
+            gguf,
+            [name for name in names if is_by_cpu(name) or stays_in_ram(name, experts)],
+        )
         resources.callback(in_ram.free)
         fill(in_ram)
         yield (
@@ -68,8 +84,15 @@ def hybrid_model(
 def new_runner(model: HybridModel, config: ModelConfig, num_blocks: int = 8) -> GpuRunner:
     """A runner over an empty cache."""
     width = config.kv_lora_rank + config.qk_rope_head_dim
-    cache = LatentCache(config.num_hidden_layers, num_blocks, 64, width, *model.cache_kind)
-    return GpuRunner(model, cache, Sampler([]))
+    cache = LatentCache(
+        config.num_hidden_layers,
+        num_blocks,
+        64,
+        width,
+        *model.cache_kind,
+        tail_layers=0 if model.tail is None else model.tail.num_layers,
+    )
+    return GpuRunner(model, cache, Sampler([]), num_threads=2)
 
 
 def prompt(config: ModelConfig, length: int, seed: int = 0) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from ktops_engine.moe.cpu_experts import CpuExperts, FeedForward
 from ktops_engine.native.load import Matrix, Pool
 from ktops_engine.stats import ExpertTraffic
 
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,71 @@ class DecoderLayer:
     feed_forward_decode: FeedForwardDecode
 
 
+class CpuTail:
+    """Decoder layers from some one on, norm and head, on the CPU: of all a model has, or what a GPU
+    has no room for, which may be the head alone."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: ModelConfig,
+        pool: Pool,
+        max_positions: int,
+        first_layer: int = 0,
+    ) -> None:
+        self._rotary = Rotary(config, max_positions)
+        self._layers = [
+            _build_layer(weights, config, pool, index)
+            for index in range(first_layer, config.num_hidden_layers)
+        ]
+        self._norm = RmsNorm(weights.float32(NORM), config.rms_norm_eps)
+        head = HEAD if HEAD in weights else EMBEDDING
+        self._head = Linear(pool, weights.matrix(head))
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._layers)
+
+    def expert_traffic(self) -> ExpertTraffic:
+        """What has been read of the routed experts of all layers."""
+        feed_forwards = (layer.feed_forward for layer in self._layers)
+        traffic = (part.traffic for part in feed_forwards if isinstance(part, MoeFeedForward))
+        return sum(traffic, ExpertTraffic())
+
+    def __call__(
+        self, x: torch.Tensor, step: StepInput, caches: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """x: [tokens, hidden_size] float32, the residual stream so far, overwritten; caches: of
+        these layers, [slots, rank + rope] float32 each, written in place -> logits
+        [len(sampled_rows), vocab_size] float32."""
+        rotations = self._rotary.at(step.positions)
+        if len(step.sequences) == x.shape[0]:
+            self._decode(DecodeStep(x, rotations, step.sequences), caches)
+        else:
+            self._prefill(x, rotations, step.sequences, caches)
+        if len(step.sampled_rows) < x.shape[0]:
+            x = x[step.sampled_rows]
+        return self._head(self._norm(x))
+
+    def _decode(self, step: DecodeStep, caches: Sequence[torch.Tensor]) -> None:
+        """All layers for one new token of each sequence."""
+        for layer, cache in zip(self._layers, caches, strict=True):
+            layer.attention_decode(step, cache)
+            layer.feed_forward_decode(step)
+
+    def _prefill(
+        self,
+        x: torch.Tensor,
+        rotations: torch.Tensor,
+        sequences: tuple[SequenceInput, ...],
+        caches: Sequence[torch.Tensor],
+    ) -> None:
+        """All layers for any number of new tokens; x is changed in place."""
+        for layer, cache in zip(self._layers, caches, strict=True):
+            x += layer.attention(layer.attention_norm(x), rotations, cache, sequences)
+            x += layer.feed_forward(layer.feed_forward_norm(x))
+
+
 class Deepseek2Model:
     """Embedding, decoder layers, norm and head, on the CPU."""
 
@@ -73,49 +138,16 @@ class Deepseek2Model:
         self, weights: Weights, config: ModelConfig, pool: Pool, max_positions: int
     ) -> None:
         self._weights = weights
-        self._rotary = Rotary(config, max_positions)
-        self._layers = [
-            _build_layer(weights, config, pool, index) for index in range(config.num_hidden_layers)
-        ]
-        self._norm = RmsNorm(weights.float32("output_norm.weight"), config.rms_norm_eps)
-        head = HEAD if HEAD in weights else EMBEDDING
-        self._head = Linear(pool, weights.matrix(head))
+        self._layers_and_head = CpuTail(weights, config, pool, max_positions)
 
     def expert_traffic(self) -> ExpertTraffic:
         """What has been read of the routed experts of all layers."""
-        feed_forwards = (layer.feed_forward for layer in self._layers)
-        traffic = (part.traffic for part in feed_forwards if isinstance(part, MoeFeedForward))
-        return sum(traffic, ExpertTraffic())
+        return self._layers_and_head.expert_traffic()
 
     def forward(self, step: StepInput, cache: LatentCache) -> torch.Tensor:
         """-> logits [len(sampled_rows), vocab_size] float32; the cache is written in place."""
         x = self._weights.float32_rows(EMBEDDING, step.token_ids)
-        rotations = self._rotary.at(step.positions)
-        if len(step.sequences) == len(step.token_ids):
-            self._decode(DecodeStep(x, rotations, step.sequences), cache)
-        else:
-            self._prefill(x, rotations, step.sequences, cache)
-        if len(step.sampled_rows) < x.shape[0]:
-            x = x[step.sampled_rows]
-        return self._head(self._norm(x))
-
-    def _decode(self, step: DecodeStep, cache: LatentCache) -> None:
-        """All layers for one new token of each sequence."""
-        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
-            layer.attention_decode(step, layer_cache)
-            layer.feed_forward_decode(step)
-
-    def _prefill(
-        self,
-        x: torch.Tensor,
-        rotations: torch.Tensor,
-        sequences: tuple[SequenceInput, ...],
-        cache: LatentCache,
-    ) -> None:
-        """All layers for any number of new tokens; x is changed in place."""
-        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
-            x += layer.attention(layer.attention_norm(x), rotations, layer_cache, sequences)
-            x += layer.feed_forward(layer.feed_forward_norm(x))
+        return self._layers_and_head(x, step, cache.layers)
 
 
 def wanted_tensors(gguf: GgufModel, config: ModelConfig) -> tuple[list[str], list[str]]:
@@ -134,6 +166,15 @@ def stays_in_ram(name: str, resident_layers: Container[int] = ()) -> bool:
     of which a token needs one row, and the routed experts but those of `resident_layers`."""
     experts = re.match(r"blk\.(\d+)\.\w+_exps\.", name)
     return name == EMBEDDING or (experts is not None and int(experts[1]) not in resident_layers)
+
+
+def is_in_tail(name: str, gpu_layers: int, *, gpu_head: bool) -> bool:
+    """Whether a tensor belongs to what the CPU computes after the `gpu_layers` of a GPU: the layers
+    after them, and norm and head, unless there is the head too."""
+    block = re.match(r"blk\.(\d+)\.", name)
+    if block is not None:
+        return int(block[1]) >= gpu_layers
+    return name != EMBEDDING and not gpu_head
 
 
 def _build_layer(weights: Weights, config: ModelConfig, pool: Pool, index: int) -> DecoderLayer:

@@ -3,11 +3,13 @@
 The residual stream is float32, what passes between layers bfloat16. A decode of some sequences can
 be captured as a graph, because nothing in it depends on the host: positions, lengths and blocks are
 read from tensors, and routed experts in RAM are asked for by a flag that the CPU watches.
+
+What the GPU has no room for, the last layers and the head, the CPU computes after it (`CpuTail`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +22,7 @@ from ktops_engine.layers.gpu_attention import GpuMlaAttention
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
 from ktops_engine.layers.rotary import Rotary
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.models.deepseek2 import EMBEDDING
+from ktops_engine.models.deepseek2 import EMBEDDING, CpuTail, StepInput
 from ktops_engine.models.weights import Weights
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.stats import ExpertTraffic
@@ -142,27 +144,42 @@ class GpuLayer:
     feed_forward: DenseLayer | ExpertLayer
 
 
+class GpuHead:
+    """Norm and output head."""
+
+    def __init__(self, norm: torch.Tensor, head: GpuLinear, config: ModelConfig) -> None:
+        """norm: [hidden_size] float32, cuda."""
+        self._norm = norm
+        self._head = head
+        self._eps = config.rms_norm_eps
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [tokens, hidden_size] float32 -> logits [tokens, vocab_size] float32."""
+        return self._head(rms_norm(x, self._norm, self._eps), out_dtype=torch.float32)
+
+
 class HybridModel:
-    """Embedding in RAM, decoder layers, norm and head on the GPU, routed experts wherever."""
+    """Embedding in RAM, decoder layers, norm and head on the GPU, routed experts wherever. The last
+    layers and the head may be the CPU's instead."""
 
     def __init__(
         self,
         in_ram: Weights,
         layers: Sequence[GpuLayer],
-        norm: torch.Tensor,
-        head: GpuLinear,
+        end: GpuHead | CpuTail,
         handoff: Handoff | None,
         expert_counts: torch.Tensor,
         config: ModelConfig,
         max_positions: int,
         device: torch.device,
     ) -> None:
-        """`handoff`: of the layers whose experts are in RAM, None when there are none;
-        `expert_counts`: [layers with experts, experts] int32, what decodes have chosen."""
+        """`end`: what comes after the `layers` on the GPU; `handoff`: of those whose experts are in
+        RAM, None when there are none; `expert_counts`: [layers with experts, experts] int32, what
+        decodes have chosen."""
         self._in_ram = in_ram
         self._layers = layers
-        self._norm = norm
-        self._head = head
+        self._head = end if isinstance(end, GpuHead) else None
+        self.tail = end if isinstance(end, CpuTail) else None
         self._eps = config.rms_norm_eps
         self._rotations = Rotary(config, max_positions).cos_sin.to(device)
         self._handoff = handoff
@@ -173,7 +190,8 @@ class HybridModel:
 
     def expert_traffic(self) -> ExpertTraffic:
         """What has been read of the routed experts in RAM."""
-        return self._handoff.traffic if self._handoff is not None else ExpertTraffic()
+        traffic = self._handoff.traffic if self._handoff is not None else ExpertTraffic()
+        return traffic if self.tail is None else traffic + self.tail.expert_traffic()
 
     def serve_decode(self) -> None:
         """Compute the CPU's part of a captured decode that has been launched.
@@ -200,30 +218,40 @@ class HybridModel:
         self._in_ram.float32_rows(EMBEDDING, token_ids, out)
 
     def decode(self, step: GpuStep, cache: LatentCache, *, is_captured: bool) -> torch.Tensor:
-        """One token for each sequence -> logits [sequences, vocab_size] float32.
+        """One token for each sequence -> logits [sequences, vocab_size] float32; where there is a
+        `tail`, x for it, [sequences, hidden_size] float32.
 
         While it `is_captured`, nobody answers for the CPU: who replays the graph calls
         `serve_decode`.
         """
         x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
-        for layer, rows in zip(self._layers, cache.layers, strict=True):
+        for layer, rows in self._with_caches(cache):
             layer.attention.decode(
                 rms_norm(x, layer.attention_norm, self._eps),
                 x, cos_sin, rows, slots, step.block_tables, step.lengths,
             )  # fmt: skip
             h = rms_norm(x, layer.feed_forward_norm, self._eps)
             layer.feed_forward.decode(x, h, is_captured=is_captured)
-        return self._logits(x)
+        return x if self._head is None else self._head(x)
 
     def forward(self, step: GpuStep, cache: LatentCache, rows: Sequence[int]) -> torch.Tensor:
-        """Any number of tokens for each sequence -> logits [len(rows), vocab_size] float32."""
+        """Any number of tokens for each sequence -> logits [len(rows), vocab_size] float32; where
+        there is a `tail`, x of all tokens for it, [tokens, hidden_size] float32."""
         x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
-        for layer, cached in zip(self._layers, cache.layers, strict=True):
+        for layer, cached in self._with_caches(cache):
             layer.attention.prefill(
                 rms_norm(x, layer.attention_norm, self._eps), x, cos_sin, cached, slots, step
             )
             layer.feed_forward.prefill(x, rms_norm(x, layer.feed_forward_norm, self._eps))
-        return self._logits(x[list(rows)])
+        return x if self._head is None else self._head(x[list(rows)])
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        return self._head(rms_norm(x, self._norm, self._eps), out_dtype=torch.float32)
+    def finish(self, x: torch.Tensor, step: StepInput, cache: LatentCache) -> torch.Tensor:
+        """What the `tail` makes of x, on the host: [tokens, hidden_size] float32, overwritten ->
+        logits of the step's sampled rows [rows, vocab_size] float32."""
+        if self.tail is None:
+            raise ValueError("the whole model is on the GPU")
+        return self.tail(x, step, cache.layers[len(self._layers) :])
+
+    def _with_caches(self, cache: LatentCache) -> Iterator[tuple[GpuLayer, torch.Tensor]]:
+        """The layers on the GPU, each with its part of the cache."""
+        return zip(self._layers, cache.layers[: len(self._layers)], strict=True)

@@ -19,11 +19,12 @@ from ktops_engine.layers.gpu_attention import (
 from ktops_engine.layers.gpu_kv_up import KvUp, OneMatrixKvUp, TwoMatrixKvUp
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear, GpuStacked
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.models.deepseek2 import EMBEDDING, HEAD, stays_in_ram
+from ktops_engine.models.deepseek2 import EMBEDDING, HEAD, NORM, CpuTail, stays_in_ram
 from ktops_engine.models.deepseek2_gpu import (
     DenseLayer,
     ExpertLayer,
     GpuFeedForward,
+    GpuHead,
     GpuLayer,
     HybridModel,
     RoutedExperts,
@@ -58,8 +59,8 @@ def load_gpu_weights(
     Raises KtopsError as `fill`, and torch.OutOfMemoryError.
     """
     gpu_names = [name for name in names if not stays_in_ram(name, expert_devices)]
-    if HEAD not in gguf.tensors:  # tied: looked up in RAM, multiplied with on the GPU
-        gpu_names.append(EMBEDDING)
+    if NORM in gpu_names and HEAD not in gguf.tensors:
+        gpu_names.append(EMBEDDING)  # tied: looked up in RAM, multiplied with on the GPU
     on_gpu = GpuWeights(device, expert_devices)
     on_gpu.load(native, gguf, gpu_names, fill)
     return on_gpu
@@ -76,13 +77,15 @@ def build_hybrid(
     on_note: Callable[[str], None],
     hot: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> HybridModel:
-    """The layers over weights that lie where they belong; `resources` gets what is to be given
-    back, `on_note` what is not as it should be. `hot`: experts by layer that are copied to the GPU.
+    """The layers over weights that lie where they belong; the CPU computes those after the ones on
+    the GPU. `resources` gets what is to be given back, `on_note` what is not as it should be.
+    `hot`: experts by layer that are copied to the GPU.
 
     Raises KtopsError out-of-memory, and torch.OutOfMemoryError.
     """
     device = on_gpu.device
-    expert_layers = range(config.first_k_dense_replace, config.num_hidden_layers)
+    num_layers = sum(_norm_name(index) in on_gpu for index in range(config.num_hidden_layers))
+    expert_layers = range(config.first_k_dense_replace, num_layers)
     by_cpu = {
         index: (in_ram.matrix(gate), in_ram.matrix(up), in_ram.matrix(down))
         for index in expert_layers
@@ -123,18 +126,27 @@ def build_hybrid(
     counts_of = dict(enumerate(counts, start=first))
     layers = [
         GpuLayer(
-            attention_norm=on_gpu.float32(f"blk.{index}.attn_norm.weight"),
+            attention_norm=on_gpu.float32(_norm_name(index)),
             attention=_attention(on_gpu, config, index),
             feed_forward_norm=on_gpu.float32(f"blk.{index}.ffn_norm.weight"),
             feed_forward=_feed_forward(
                 on_gpu, config, index, routed.get(index), counts_of.get(index)
             ),
         )
-        for index in range(config.num_hidden_layers)
+        for index in range(num_layers)
     ]
-    head = GpuLinear(on_gpu.matrix(HEAD if HEAD in on_gpu else EMBEDDING))
-    norm = on_gpu.float32("output_norm.weight")
-    return HybridModel(in_ram, layers, norm, head, handoff, counts, config, max_positions, device)
+    end: GpuHead | CpuTail
+    if NORM in on_gpu:
+        head = GpuLinear(on_gpu.matrix(HEAD if HEAD in on_gpu else EMBEDDING))
+        end = GpuHead(on_gpu.float32(NORM), head, config)
+    else:
+        end = CpuTail(in_ram, config, pool, max_positions, num_layers)
+    return HybridModel(in_ram, layers, end, handoff, counts, config, max_positions, device)
+
+
+def _norm_name(index: int) -> str:
+    """The norm that a layer begins with: where it is, there is the layer."""
+    return f"blk.{index}.attn_norm.weight"
 
 
 def _further_gpu(first: torch.device, device: torch.device, config: ModelConfig) -> FurtherGpu:

@@ -1,0 +1,199 @@
+"""A model whose last layers and head the CPU computes, after the GPU its first ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hybrid_models import hybrid_model, new_runner
+from tiny_gguf import V2_LITE, V3, Shape, write_tiny_gguf
+from transformers_oracle import Oracle
+
+from ktops_engine.config import EngineConfig
+from ktops_engine.errors import KtopsError
+from ktops_engine.gguf import QuantType
+from ktops_engine.gpu_runner import GpuRunner
+from ktops_engine.kv_cache import LatentCache
+from ktops_engine.model_config import ModelConfig
+from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
+
+# Relative L2 of a position's logits; the middle one counts, because a random router decides some
+# choices by less than bfloat16 can tell.
+BOUND = 2e-2
+# A dense layer and two with few and small experts, whose kernels take long when interpreted.
+SMALL = {
+    "hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128,
+    "num_hidden_layers": 3, "num_attention_heads": 2, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+TYPES = {
+    "": QuantType.BF16,
+    **{f"ffn_{name}_exps": QuantType.Q8_0 for name in ("gate", "up", "down")},
+}
+# Where the CPU takes over: within the layers with experts, after the dense one, at the head.
+SPLITS = [1, 2, 3]
+
+Split = tuple[HybridModel, ModelConfig, Oracle]
+
+
+def config_of(folder, shape: Shape, **options: object) -> EngineConfig:
+    tiny = write_tiny_gguf(folder, shape, types=TYPES, **options)
+    return EngineConfig(tiny.path, tiny.config_folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> EngineConfig:
+    return config_of(tmp_path_factory.mktemp("small"), replace(V3, **SMALL), kv_form="old")
+
+
+@pytest.fixture(scope="module", params=SPLITS)
+def split(request, small, native_build, device) -> Iterator[Split]:
+    with hybrid_model(small, native_build, device, gpu_layers=request.param) as made:
+        model, config, gguf = made
+        assert model.tail.num_layers == 3 - request.param
+        yield model, config, Oracle(gguf, config)
+
+
+def prompt(config: ModelConfig, length: int, seed: int) -> list[int]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(3, config.vocab_size - 20, size=length).tolist()
+
+
+def request_of(token_ids: list[int], *blocks: int) -> Request:
+    return Request(str(blocks), token_ids, SamplingParams(temperature=0), block_table=list(blocks))
+
+
+def batch_of(*items: tuple[Request, int, int]) -> Batch:
+    """Of requests, from which token on and how many."""
+    return Batch(tuple(BatchItem(*item, samples=True) for item in items))
+
+
+def logits(runner: GpuRunner, token_ids: list[int], spans: list[int]) -> torch.Tensor:
+    """Logits of every position, computed in steps of the given sizes."""
+    request, rows, start = request_of(token_ids, 3, 1, 5), [], 0
+    for size in spans:
+        rows.append(runner.logits(batch_of((request, start, size))))
+        start += size
+    return torch.cat(rows)
+
+
+def middle_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).median())
+
+
+def test_prompts_in_chunks_and_single_tokens_give_the_logits_of_transformers(split):
+    model, config, oracle = split
+    token_ids = prompt(config, 12, seed=0)
+    ours, theirs = (
+        logits(new_runner(model, config), token_ids, [6, 3, 1, 1, 1]),
+        oracle.logits(token_ids),
+    )
+    for positions in (slice(0, 6), slice(6, 9), slice(9, 12)):
+        assert middle_error(ours[positions], theirs[positions]) <= BOUND
+
+
+def test_a_tied_head_on_the_cpu_reads_the_embedding(tmp_path, native_build, device):
+    files = config_of(tmp_path, replace(V2_LITE, **SMALL), tied=True)
+    with hybrid_model(files, native_build, device, gpu_layers=1) as (model, config, gguf):
+        token_ids = prompt(config, 6, seed=1)
+        ours = logits(new_runner(model, config), token_ids, [4, 1, 1])
+        assert middle_error(ours, Oracle(gguf, config).logits(token_ids)) <= BOUND
+
+
+def test_experts_in_gpu_memory_go_with_layers_on_the_cpu(small, native_build, device):
+    with hybrid_model(small, native_build, device, {1}, gpu_layers=2) as (model, config, gguf):
+        token_ids = prompt(config, 6, seed=2)
+        ours = logits(new_runner(model, config), token_ids, [4, 1, 1])
+        assert middle_error(ours, Oracle(gguf, config).logits(token_ids)) <= BOUND
+        assert model.expert_traffic() == model.tail.expert_traffic()
+        assert model.expert_traffic().num_bytes > 0
+
+
+def test_the_cache_of_layers_on_the_cpu_is_float32_in_ram(split):
+    model, _, _ = split
+    cache = LatentCache(3, 1, 64, 8, *model.cache_kind, tail_layers=model.tail.num_layers)
+    kinds = [(layer.dtype, layer.device.type) for layer in cache.layers]
+    gpu, in_ram = (torch.bfloat16, model.device.type), (torch.float32, "cpu")
+    assert kinds == [gpu] * (3 - model.tail.num_layers) + [in_ram] * model.tail.num_layers
+
+
+def greedy(runner: GpuRunner, requests: list[Request], num_steps: int) -> list[list[int]]:
+    """Tokens after the requests' prompts, all decoded together."""
+    for request in requests:
+        size = len(request.prompt_token_ids)
+        (sampled,) = runner.run(batch_of((request, 0, size)))
+        request.output_token_ids = [sampled.token_id]
+    for _ in range(num_steps):
+        step(runner, requests)
+    return [request.output_token_ids for request in requests]
+
+
+def step(runner: GpuRunner, requests: list[Request]) -> list[str | None]:
+    """A token more for each -> what was wrong with it."""
+    starts = [len(request.token_ids) - 1 for request in requests]
+    batch = batch_of(*((r, start, 1) for r, start in zip(requests, starts, strict=True)))
+    answers = runner.run(batch)
+    for request, answer in zip(requests, answers, strict=True):
+        if answer.token_id is not None:
+            request.output_token_ids.append(answer.token_id)
+    return [answer.error for answer in answers]
+
+
+def test_sequences_that_decode_together_answer_as_each_alone(split):
+    model, config, _ = split
+    prompts = [prompt(config, length, seed=length) for length in (4, 7)]
+    blocks = [(3, 1), (6,)]
+    requests = [request_of(ids, *table) for ids, table in zip(prompts, blocks, strict=True)]
+    together = greedy(new_runner(model, config), requests, 3)
+    for token_ids, answer in zip(prompts, together, strict=True):
+        assert greedy(new_runner(model, config), [request_of(token_ids, 2)], 3) == [answer]
+
+
+def fail(*args: object, **options: object) -> None:
+    raise KtopsError("native-call", "a layer on the CPU failed", "ktops doctor")
+
+
+@pytest.mark.parametrize("failing", ["finish", "check_decode"])
+def test_a_step_that_fails_is_lost_and_other_sequences_go_on_as_they_were(
+    split, monkeypatch, failing
+):
+    """On the CPU, and on the GPU: then the layers on the CPU do not begin."""
+    model, config, _ = split
+    runner, undisturbed = new_runner(model, config), new_runner(model, config)
+    first, second = (request_of(prompt(config, 5, seed=seed), seed) for seed in (3, 4))
+    kept = request_of(prompt(config, 5, seed=4), 4)
+    greedy(runner, [first, second], 1)
+    greedy(undisturbed, [kept], 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(model, failing, fail)
+        assert step(runner, [first]) == ["a layer on the CPU failed"]
+    for _ in range(2):
+        assert step(runner, [second]) == step(undisturbed, [kept]) == [None]
+    assert second.output_token_ids == kept.output_token_ids
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("gpu_layers", [1, 2, 3, 4])
+def test_replayed_graphs_before_layers_on_the_cpu_give_what_separate_steps_give(
+    tmp_path, native_build, device, gpu_layers
+):
+    tiny = write_tiny_gguf(tmp_path, V3)
+    files = EngineConfig(tiny.path, tiny.config_folder)
+    with hybrid_model(files, native_build, device, gpu_layers=gpu_layers) as (model, config, gguf):
+        prompts = [prompt(config, length, seed=length) for length in (5, 30, 64)]
+        tables = [(3, 1), (6, 2), (4, 7)]
+        requests = [request_of(ids, *table) for ids, table in zip(prompts, tables, strict=True)]
+        answers = greedy(new_runner(model, config), requests, 16)
+        oracle = Oracle(gguf, config)
+        for token_ids, answer in zip(prompts, answers, strict=True):
+            alone = request_of(token_ids, 5, 0)
+            assert greedy(new_runner(model, config), [alone], 16) == [answer]
+            span = [len(token_ids), *(1 for _ in answer[:-1])]
+            ids = token_ids + answer[:-1]
+            ours = logits(new_runner(model, config), ids, span)
+            assert ours[len(token_ids) - 1 :].argmax(-1).tolist() == answer
+            assert middle_error(ours, oracle.logits(ids)) <= BOUND
