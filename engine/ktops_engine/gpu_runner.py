@@ -42,8 +42,8 @@ class GpuRunner:
         num_threads: int = 1,
         keeper: CountKeeper | None = None,
     ) -> None:
-        """`num_threads`: torch's own, for prompts in layers on the CPU; `keeper` gets a look at what
-        was counted after every step."""
+        """`num_threads`: torch's own, for prompts in layers on the CPU; `keeper` gets a look at
+        what was counted after every step."""
         self._model = model
         self._num_threads = num_threads
         self._keeper = keeper

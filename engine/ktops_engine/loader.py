@@ -21,7 +21,12 @@ from ktops_engine.gpus import check_order, count_as_nvidia_smi, engine_machine
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.machine import MachineFacts
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.models.deepseek2 import Deepseek2Model, stays_in_ram, wanted_tensors
+from ktops_engine.models.deepseek2 import (
+    Deepseek2Model,
+    is_in_tail,
+    stays_in_ram,
+    wanted_tensors,
+)
 from ktops_engine.models.random_rows import RandomRows
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo, find_current
@@ -70,6 +75,9 @@ class LoadedModel:
             placement.block_size,
             config.kv_lora_rank + config.qk_rope_head_dim,
             *self.model.cache_kind,
+            tail_layers=config.num_hidden_layers - placement.gpu_layers
+            if placement.is_hybrid
+            else 0,
         )
 
     def new_runner(self, sampler: Sampler) -> Runner:
@@ -89,7 +97,8 @@ class LoadedModel:
         if self.expert_counts is not None:
             keeper = CountKeeper(self.model.expert_counts, self.expert_counts)
             self.resources.callback(keeper.close)
-        runner = GpuRunner(self.model, self.new_cache(), sampler, keeper=keeper)
+        num_threads = self.placement.num_threads
+        runner = GpuRunner(self.model, self.new_cache(), sampler, num_threads, keeper)
         runner.warm_up(self.placement.prefill_chunk)
         return runner
 
@@ -152,13 +161,17 @@ def _load(
         total_bytes = sum(gguf.tensors[name].nbytes for name in names)
         fill = _filler(config, pool, total_bytes, on_progress)
         resident = _expert_devices(placement, model_config.first_k_dense_replace)
-        in_ram = [name for name in names if stays_in_ram(name, resident) or not placement.is_hybrid]
+        is_by_cpu = partial(
+            is_in_tail, gpu_layers=placement.gpu_layers, gpu_head=placement.gpu_head
+        )
+        in_ram = [name for name in names if is_by_cpu(name) or stays_in_ram(name, resident)]
         if placement.is_hybrid:
             from ktops_engine.models.hybrid import load_gpu_weights  # Triton and CUDA
 
             # First, because the GPU's memory is what others may have taken meanwhile.
             gpu = torch.device("cuda", 0)
-            on_gpu = load_gpu_weights(native, gguf, names, fill, gpu, resident)
+            gpu_names = [name for name in names if not is_by_cpu(name)]
+            on_gpu = load_gpu_weights(native, gguf, gpu_names, fill, gpu, resident)
         weights = Weights(native, gguf, in_ram)
         resources.callback(weights.free)
         _place(weights, pool, on_progress, on_note)

@@ -82,6 +82,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, object]:
             "ctx_size": placement.ctx_size,
             "prefill_chunk": placement.prefill_chunk,
             "gpu_layers": placement.gpu_layers,
+            "gpu_head": placement.gpu_head,
             "gpu_experts": placement.gpu_experts,
             "gpu_expert_layers": placement.gpu_expert_layers,
             "expert_layers_by_gpu": list(placement.expert_layers_by_gpu),

@@ -160,7 +160,7 @@ def test_a_gpu_that_is_full_is_named_with_what_is_missing_and_the_cpu_computes(m
     machine(FULL)
     found = site()
     said = shown(found)
-    assert "the GPU is not used: 1.0 GiB of its memory can be used, 11." in said
+    assert "the GPU is not used: 1.0 GiB of its memory can be used, 2.1 GiB are needed " in said
     assert "CPU: 382.3 GiB" in said
     assert targets(found, load_settings()).gpu_required is False
 
@@ -186,12 +186,23 @@ def test_a_torch_without_cuda_beside_a_gpu_names_the_way_out(machine, shown):
     assert targets(found, load_settings()).vram_bytes == 0
 
 
-def test_a_context_that_the_gpu_has_no_room_for_is_the_cpus(machine, shown):
+def test_a_context_that_the_gpu_has_no_room_for_leaves_layers_to_the_cpu(machine, shown):
     machine(H100)
-    assert site(ctx_size=163840).placement.is_hybrid
+    assert site(ctx_size=163840).placement.gpu_head
     found = site(ctx_size=163840, gpu_memory="14GiB")
-    assert not found.placement.is_hybrid
-    assert "14.0 GiB of its memory can be used, 21" in shown(found)
+    layers = found.placement.gpu_layers
+    assert 0 < layers < 61
+    said = shown(found)
+    assert f"the GPU holds {layers} of 61 layers, the CPU computes the others: 14.0 GiB " in said
+    assert f"GPU: {format_bytes(found.placement.vram_bytes)} ({layers} layers, " in said
+    assert targets(found, load_settings()).vram_bytes == found.placement.vram_bytes <= 14 * 2**30
+
+
+def test_a_budget_without_room_for_a_layer_leaves_all_to_the_cpu(machine, shown):
+    machine(H100)
+    said = shown(site(gpu_memory="1GiB"))
+    assert "the GPU is not used: 1.0 GiB of its memory can be used, 2.1 GiB are needed " in said
+    assert "CPU: 382.3 GiB" in said
 
 
 def test_before_a_download_the_same_is_planned(machine):

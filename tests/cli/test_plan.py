@@ -67,12 +67,22 @@ def test_where_the_server_does_what_is_planned_nothing_is_said_about_today(ktops
     assert "Note" not in ran.stdout
 
 
-def test_a_gpu_that_is_too_small_is_left_to_today(ktops):
-    ran = ktops("plan", "r1-q4km", "--machine", "9355,768GiB,vram=10GiB")
-    today = ran.stdout[ran.stdout.index("Today") :].splitlines()
-    assert "on the CPU alone: 382.3 GiB of RAM, " in today[0]
-    assert today[1].startswith("         the GPU is not used: 9.8 GiB of its memory can be used, ")
-    assert today[1].endswith(" GiB are needed for all that every token uses")
+def test_a_gpu_that_is_a_little_too_small_holds_some_layers_and_that_is_said(ktops):
+    machine = "9355,768GiB,vram=10GiB"
+    ran = ktops("plan", "r1-q4km", "--machine", machine)
+    assert "Today" not in ran.stdout
+    assert (
+        "Note     the GPU holds 53 of 61 layers, the CPU computes the others: 9.8 GiB of its "
+        "memory can be used, 11.5 GiB would hold all"
+    ) in ran.stdout
+    plan = document(ktops("plan", "r1-q4km", "--machine", machine, "--json"))["plans"][0]
+    assert (plan["placement"]["gpu_layers"], plan["placement"]["gpu_head"]) == (53, False)
+
+
+def test_a_gpu_without_room_for_a_layer_is_not_used_and_that_is_said(ktops):
+    ran = ktops("plan", "r1-q4km", "--machine", "9355,768GiB,vram=2GiB")
+    assert "Note     the GPU is not used: 2.0 GiB of its memory can be used, 2.1 GiB " in ran.stdout
+    assert "for one layer, 11.5 GiB for all that every token uses" in ran.stdout
 
 
 def test_of_several_gpus_those_that_stay_empty_are_named_and_the_others_are_used(ktops):
@@ -114,8 +124,9 @@ def test_the_comparison_as_a_document_is_exact(ktops):
         assert 12e9 < gpu["total_bytes"] < 14e9
         assert plans[name]["served"] is None
     assert plans["h20x8"]["served"] is None
-    assert plans["laptop"]["served"]["placement"]["devices"][1:] == []
-    assert plans["this"]["served"] is None
+    assert plans["laptop"]["served"] is plans["this"]["served"] is None
+    assert [plans[name]["placement"]["gpu_head"] for name in plans] == [True] * 3 + [False] * 2
+    assert plans["laptop"]["placement"]["gpu_layers"] == 39
 
 
 def test_machines_are_compared_in_the_order_they_are_named(ktops):
@@ -210,7 +221,7 @@ def test_settings_for_this_machine_do_not_count_for_another(ktops, monkeypatch):
 def test_the_plan_is_said_in_chinese(ktops):
     ran = ktops("plan", "r1-q4km", "--machine", "laptop", "--lang", "zh")
     assert ran.status == 4
-    for words in ("路由专家", "放不下", "还差 34", "目前"):
+    for words in ("路由专家", "放不下", "还差 34", "GPU 放下了 61 层中的 39 层"):
         assert words in ran.stdout
     ran = ktops("plan", "r1-q4km", "--machine", "article", "--lang", "zh")
     line = next(line for line in ran.stdout.splitlines() if line.startswith("解码"))

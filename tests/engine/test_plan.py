@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,14 +93,45 @@ def test_a_small_gpu_hands_layers_back_and_a_tiny_one_is_left_alone():
     whole = place(config(), R1, machine(vram=(every_token_gpu_bytes(config(), R1) + GIB,)))
     assert whole.gpu_layers == 61
     assert whole.ram.weights_bytes == R1.bytes.routed_experts + R1.bytes.embedding
-    no_dense = place(config(), R1, machine(vram=(11 * GIB,)))
-    assert no_dense.gpu_layers == 61
-    assert no_dense.ram.parts[Part.DENSE_LAYERS] == R1.bytes.by_part()[Part.DENSE_LAYERS]
+    assert whole.gpu_head
+    no_head = place(config(), R1, machine(vram=(23 * GIB // 2,)))
+    assert (no_head.gpu_layers, no_head.gpu_head, no_head.kv_cache_bytes) == (61, False, 0)
+    assert no_head.ram.parts[Part.OUTPUT_HEAD] == R1.bytes.head
     some = place(config(), R1, machine(vram=(5 * GIB,)))
     assert 0 < some.gpu_layers < 61
+    assert not some.gpu_head
     assert some.kv_up_bytes == pytest.approx((61 - some.gpu_layers) * 128 * 256 * 512 * 4)
+    assert some.prefill_chunk == 512
     tiny = place(config(), R1, machine(vram=(GIB,)))
-    assert (tiny.gpus, tiny.gpu_layers) == ((), 0)
+    assert (tiny.gpus, tiny.gpu_layers, tiny.gpu_head) == ((), 0, False)
+
+
+@unhurried
+@given(vram=gib(0, 16), budget=st.none() | gib(1, 16))
+def test_layers_are_whole_and_on_one_side(vram, budget):
+    """What every token uses of the first layers on the GPU, of the others in RAM."""
+    placement = place(config(gpu_memory_bytes=budget), R1, machine(vram=(vram,)))
+    first, last = (
+        R1.bytes.layers[: placement.gpu_layers],
+        R1.bytes.layers[placement.gpu_layers :],
+    )
+    norm = R1.bytes.final_norm
+    head = R1.bytes.head
+    for shares, layers, has_head in (
+        (placement.gpus, first, placement.gpu_head),
+        ((placement.ram,), last, not placement.gpu_head),
+    ):
+        held = Counter()
+        for share in shares:
+            held.update(share.parts)
+        assert held[Part.ATTENTION] == sum(layer.attention for layer in layers)
+        assert held[Part.SHARED_EXPERTS] == sum(layer.shared_experts for layer in layers)
+        assert held[Part.DENSE_LAYERS] == sum(layer.dense for layer in layers)
+        assert held[Part.ROUTER] == sum(layer.router for layer in layers) + has_head * norm
+        assert held[Part.OUTPUT_HEAD] == has_head * head
+    cached = sum(share.parts.get(Part.KV_CACHE, 0) for share in placement.gpus)
+    assert cached == placement.gpu_layers * 8192 * 576 * 2
+    assert placement.kv_cache_bytes == (61 - placement.gpu_layers) * 8192 * 576 * 4
 
 
 def test_a_number_of_experts_is_put_on_the_gpu_as_far_as_there_is_room():
@@ -128,7 +161,8 @@ def test_more_memory_never_makes_a_model_stop_fitting(ram, more_ram, vram, more_
     small = place(config(), R1, machine(ram, vram=(vram,)))
     large = place(config(), R1, machine(ram + more_ram, vram=(vram + more_vram,)))
     assert large.fits or not small.fits
-    assert large.gpu_layers >= small.gpu_layers
+    assert (large.gpu_layers, large.gpu_head) >= (small.gpu_layers, small.gpu_head)
+    assert large.prefill_chunk >= small.prefill_chunk
 
 
 @unhurried
@@ -138,7 +172,7 @@ def test_a_larger_budget_never_puts_fewer_layers_on_the_gpu(budget, more):
     small, large = (
         place(config(gpu_memory_bytes=size), R1, host) for size in (budget, budget + more)
     )
-    assert large.gpu_layers >= small.gpu_layers
+    assert (large.gpu_layers, large.gpu_head) >= (small.gpu_layers, small.gpu_head)
     assert small.vram_bytes <= budget
 
 

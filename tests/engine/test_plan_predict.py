@@ -212,6 +212,29 @@ def test_the_gpu_helps_and_its_spare_memory_helps_more():
         assert cpu[end] < gpu[end] < full[end]
 
 
+def test_each_layer_more_on_a_small_gpu_is_faster_and_all_of_them_fastest():
+    hosts = [machine(vram=(size * GIB,)) for size in (1, 3, 5, 8, 11, 12)]
+    layers = [place(config(), R1, host).gpu_layers for host in hosts]
+    assert layers[0] == 0 < layers[1] < layers[4] < layers[5] == 61
+    found = [prediction(R1, host) for host in hosts]
+    for slower, faster in pairwise(found):
+        for end in (0, 1):
+            assert slower.decode_tokens_per_s[end] < faster.decode_tokens_per_s[end]
+            assert slower.prefill_tokens_per_s[end] < faster.prefill_tokens_per_s[end]
+
+
+def test_layers_on_the_cpu_hand_nothing_over():
+    """Their share of a token is what the CPU alone takes for it."""
+    host = machine(vram=(5 * GIB,))
+    split, alone = (place(config(), R1, which) for which in (host, machine()))
+    extra = 1 / predict(alone, R1, host).decode_tokens_per_s[1]
+    saved = extra - 1 / predict(split, R1, host).decode_tokens_per_s[1]
+    handoffs = (split.gpu_layers - 3) * 18.5e-6
+    gpu = split.gpus[0].weights_bytes / (1000e9 * 0.9) + split.gpu_layers * 5e-6
+    cpu = split.gpus[0].weights_bytes / (300e9 * 0.82) + split.gpu_layers * 0.05e-3
+    assert saved == pytest.approx(cpu - gpu - handoffs)
+
+
 @pytest.mark.parametrize(
     ("host", "missing"),
     [

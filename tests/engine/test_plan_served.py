@@ -13,6 +13,7 @@ from ktops_engine.errors import KtopsError
 from ktops_engine.plan import (
     Part,
     every_token_gpu_bytes,
+    least_gpu_bytes,
     place,
     place_served,
     plan,
@@ -43,15 +44,46 @@ def test_without_a_gpu_the_cpu_computes_alone_and_nothing_is_said():
     assert (placement.is_hybrid, placement.gpus, placement.notes) == (False, (), ())
 
 
-def test_a_gpu_without_room_is_left_alone_with_the_numbers():
-    placement = plan(config(), R1, machine(vram=(10 * GIB,)))
+def test_a_gpu_without_room_for_a_layer_is_left_alone_with_the_numbers():
+    placement = plan(config(), R1, machine(vram=(2 * GIB,)))
     assert without_notes(placement) == place(config(), R1, machine())
     needed = every_token_gpu_bytes(config(), R1) / GIB
     (note,) = placement.notes
     assert note == (
-        f"the GPU is not used: 9.8 GiB of its memory can be used, {needed:.1f} GiB are needed for "
-        "all that every token uses"
+        "the GPU is not used: 2.0 GiB of its memory can be used, 2.1 GiB are needed for one layer, "
+        f"{needed:.1f} GiB for all that every token uses"
     )
+
+
+def test_a_gpu_with_room_for_some_layers_holds_these_with_the_numbers():
+    host = machine(vram=(10 * GIB,))
+    placement = plan(config(), R1, host)
+    assert without_notes(placement) == place(config(), R1, host)
+    assert 0 < placement.gpu_layers < 61
+    (note,) = placement.notes
+    assert note == (
+        f"the GPU holds {placement.gpu_layers} of 61 layers, the CPU computes the others: 9.8 GiB "
+        "of its memory can be used, 11.5 GiB would hold all"
+    )
+
+
+def test_a_gpu_with_room_for_all_but_the_head_says_so():
+    needed = every_token_gpu_bytes(config(), R1)
+    placement = plan(config(gpu_memory_bytes=needed - 1), R1, machine(vram=(80 * GIB,)))
+    assert (placement.gpu_layers, placement.gpu_head) == (61, False)
+    (note,) = placement.notes
+    assert note == (
+        "the GPU holds all layers but not the output head: 11.5 GiB of its memory can be used, "
+        "11.5 GiB would hold it too"
+    )
+
+
+def test_what_neither_a_small_gpu_nor_ram_holds_is_refused_with_both_numbers():
+    with pytest.raises(KtopsError) as caught:
+        plan(config(), R1, machine(300 * GIB, vram=(5 * GIB,)))
+    assert caught.value.code == "not-enough-memory"
+    assert "300.0 of 300.0 GiB are available" in caught.value.message
+    assert "the GPU holds 18 of 61 layers" in caught.value.message
 
 
 def test_a_budget_that_is_too_small_leaves_the_gpu_alone():
@@ -62,10 +94,10 @@ def test_a_budget_that_is_too_small_leaves_the_gpu_alone():
 
 def test_the_smallest_gpu_that_suffices_is_used_and_one_byte_less_is_not():
     """With a budget, which takes nothing off for the allocator."""
-    needed = every_token_gpu_bytes(config(), R1)
+    needed = least_gpu_bytes(config(), R1)
     host = machine(vram=(80 * GIB,))
-    assert plan(config(gpu_memory_bytes=needed), R1, host).is_hybrid
-    assert not plan(config(gpu_memory_bytes=needed - 1), R1, host).is_hybrid
+    assert plan(config(gpu_memory_bytes=needed), R1, host).gpu_layers == 1
+    assert not plan(config(gpu_memory_bytes=needed - 1), R1, host).gpus
 
 
 def devices(placement):
@@ -224,7 +256,7 @@ def test_what_neither_ram_nor_all_gpus_hold_is_refused():
     budget=st.none() | st.integers(1, 100),
     experts=st.none() | st.integers(0, 20_000),
 )
-def test_the_engine_gets_a_gpu_with_all_that_every_token_uses_or_none(ram, vram, budget, experts):
+def test_the_engine_gets_a_gpu_with_whole_layers_or_none(ram, vram, budget, experts):
     wish = config(gpu_memory_bytes=budget and budget * GIB, gpu_experts=experts)
     host = machine(ram * GIB, vram=tuple(size * GIB for size in vram))
     placement = place_served(wish, R1, host)
@@ -232,11 +264,12 @@ def test_the_engine_gets_a_gpu_with_all_that_every_token_uses_or_none(ram, vram,
     assert devices(placement)[:1] in ([], ["gpu0"])
     assert len(placement.expert_layers_by_gpu) == len(placement.gpus)
     assert all(placement.expert_layers_by_gpu[1:])
-    assert placement.gpu_layers == (61 if placement.gpus else 0)
+    assert bool(placement.gpu_layers) == bool(placement.gpus)
+    assert placement.gpu_layers == 61 or not placement.gpu_head
     layers = [layer.routed_experts for layer in R1.bytes.layers if layer.routed_experts]
     assert placement.gpu_experts == 256 * placement.gpu_expert_layers
     assert placement.ram.routed_bytes == sum(layers[placement.gpu_expert_layers :])
     for share in placement.gpus:
         assert share.total_bytes <= share.usable_bytes
-    if vram and not placement.gpus:
+    if vram and not placement.gpu_head:
         assert placement.notes

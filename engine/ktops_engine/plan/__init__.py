@@ -21,6 +21,7 @@ from ktops_engine.plan.model_bytes import (
 from ktops_engine.plan.placement import (
     DEFAULT_CTX_SIZE,
     every_token_gpu_bytes,
+    least_gpu_bytes,
     place,
     usable_bytes,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "kv_up_bytes",
     "lack_of_ram",
     "largest_context",
+    "least_gpu_bytes",
     "place",
     "place_served",
     "plan",

@@ -3,8 +3,8 @@
 What every token uses (attention, norms and routers, shared experts, output head, dense layers) goes
 to the first GPU with the latent cache; the routed experts and the token embedding stay in RAM.
 Spare memory of all GPUs can hold the routed experts of whole layers, that of the first copies of
-the most used ones of all layers; a first GPU that is too small hands layers back to the CPU, and
-without a GPU everything lies in RAM.
+the most used ones of all layers; a first GPU that is too small leaves the last layers and the head
+to the CPU, and without a GPU everything lies in RAM.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         first_gpu, gpu_layers, is_whole = _fill_first_gpu(config, facts, machine, num_blocks, chunk)
         ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks, chunk)
         use = facts.expert_use if is_whole else None
-        experts, hot = _experts_on_gpus(config, facts, machine, first_gpu, ram, chunk, use)
+        experts, hot = _experts_on_gpus(
+            config, facts, machine, first_gpu, gpu_layers, ram, chunk, use
+        )
         ram[Part.ROUTED_EXPERTS] -= sum(map(sum, experts))
         if is_whole and ram.total() <= machine.available_ram_bytes:
             break
@@ -76,6 +78,7 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         ram=_share("ram", machine.available_ram_bytes, ram),
         gpus=gpus,
         gpu_layers=gpu_layers,
+        gpu_head=is_whole and gpu_layers > 0,
         gpu_experts=sum(by_gpu) * facts.config.n_routed_experts,
         expert_layers_by_gpu=by_gpu,
         hot_experts=hot.num_experts,
@@ -97,6 +100,14 @@ def every_token_gpu_bytes(config: EngineConfig, facts: ModelFacts) -> int:
     return gpu_buffer_bytes(facts, GPU_PREFILL_CHUNKS[-1]) + steps
 
 
+def least_gpu_bytes(config: EngineConfig, facts: ModelFacts) -> int:
+    """Bytes on the first GPU when it holds a single layer."""
+    num_blocks = _num_blocks(config, _ctx_size(config.ctx_size, facts.config))
+    return gpu_buffer_bytes(facts, GPU_PREFILL_CHUNKS[-1]) + sum(
+        _steps(facts, num_blocks)[0].values()
+    )
+
+
 def _prefill_chunks(config: EngineConfig, machine: MachineFacts, ctx_size: int) -> tuple[int, ...]:
     """Prompt chunks to try, the best first."""
     if not machine.gpus:
@@ -110,41 +121,49 @@ def _prefill_chunks(config: EngineConfig, machine: MachineFacts, ctx_size: int) 
 def _fill_first_gpu(
     config: EngineConfig, facts: ModelFacts, machine: MachineFacts, num_blocks: int, chunk: int
 ) -> tuple[Counter[Part], int, bool]:
-    """Parts on the first GPU without routed experts, layers of attention there, and whether all
-    that every token uses is there.
+    """Parts on the first GPU without routed experts, layers there, and whether all that every token
+    uses is there.
 
     Whole steps in a fixed order, stopping at the first that does not fit, so that more memory never
-    holds less: attention layer by layer with its cache, then shared experts, head, dense layers.
+    holds less.
     """
     if not machine.gpus:
         return Counter(), 0, True
     parts = Counter({Part.BUFFERS: gpu_buffer_bytes(facts, chunk)})
-    layers = 0
     budget = usable_bytes(config, machine.gpus[0])
-    is_whole = True
-    for step in _steps(facts, num_blocks):
+    steps = _steps(facts, num_blocks)
+    taken = 0
+    for step in steps:
         if parts.total() + sum(step.values()) > budget:
-            is_whole = False
             break
         parts.update(step)
-        layers += 1 if Part.ATTENTION in step else 0
-    return (parts, layers, is_whole) if layers else (Counter(), 0, is_whole)
+        taken += 1
+    layers = min(taken, facts.config.num_hidden_layers)
+    return (parts if layers else Counter(), layers, taken == len(steps))
 
 
 def _steps(facts: ModelFacts, num_blocks: int) -> list[dict[Part, int]]:
-    """What the first GPU takes, most useful first: bytes a token reads for bytes held."""
+    """What the first GPU takes one after the other: what every token uses of a layer, with its
+    cache, layer by layer from the first on; then norm and head.
+
+    A token crosses to the CPU once, after the last layer there. The head comes last although it
+    holds no cache: a byte of it saves a decode no more time than a byte of a layer, and a prompt
+    needs it for one token alone.
+    """
     model, weights = facts.config, facts.bytes
     per_token = cache_bytes_per_token(model, BFLOAT16_BYTES) // model.num_hidden_layers
     cache = num_blocks * BLOCK_SIZE * per_token
-    totals = weights.by_part()
-    first = weights.final_norm
-    steps: list[dict[Part, int]] = []
-    for layer in weights.layers:
-        router = layer.router + first
-        first = 0
-        steps.append({Part.ATTENTION: layer.attention, Part.ROUTER: router, Part.KV_CACHE: cache})
-    rest = (Part.SHARED_EXPERTS, Part.OUTPUT_HEAD, Part.DENSE_LAYERS)
-    return [*steps, *({part: totals[part]} for part in rest if totals[part])]
+    layers = [
+        {
+            Part.ATTENTION: layer.attention,
+            Part.ROUTER: layer.router,
+            Part.SHARED_EXPERTS: layer.shared_experts,
+            Part.DENSE_LAYERS: layer.dense,
+            Part.KV_CACHE: cache,
+        }
+        for layer in weights.layers
+    ]
+    return [*layers, {Part.ROUTER: weights.final_norm, Part.OUTPUT_HEAD: weights.head}]
 
 
 def _in_ram(
@@ -168,19 +187,20 @@ def _experts_on_gpus(
     facts: ModelFacts,
     machine: MachineFacts,
     first_gpu: Mapping[Part, int],
+    gpu_layers: int,
     ram: Counter[Part],
     chunk: int,
     use: ExpertUse | None,
 ) -> tuple[list[list[int]], HotFit]:
     """Bytes of the routed experts of every layer on each GPU: from the first layer with experts
-    on, one GPU after the other. And copies of the most used ones of other layers on the first GPU,
-    where their `use` is known."""
+    on, as far as the first GPU computes them, one GPU after the other. And copies of the most used
+    ones of other layers on the first GPU, where their `use` is known."""
     if not first_gpu or not facts.can_stay_on_gpu:
         return [[] for _ in machine.gpus], HotFit()
     buffers = further_gpu_buffer_bytes(facts, chunk)
     rooms = [usable_bytes(config, gpu) - buffers for gpu in machine.gpus]
     rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
-    sizes = _expert_layers(facts)
+    sizes = _expert_layers(facts, gpu_layers)
     if config.gpu_experts is not None:
         sizes = sizes[: config.gpu_experts // facts.config.n_routed_experts]
     filled = _fill(sizes, rooms)
@@ -198,7 +218,7 @@ def _experts_on_gpus(
         if sum(map(len, way)) >= sum(map(len, needed)):
             ways.setdefault(sum(map(len, way)), way)
     left = {count: rooms[0] - sum(way[0]) for count, way in ways.items()}
-    hot = best_mix(use, _expert_layers(facts), facts.config, left, config.gpu_experts)
+    hot = best_mix(use, _expert_layers(facts, gpu_layers), facts.config, left, config.gpu_experts)
     return ways[hot.first_layer], hot
 
 
@@ -258,9 +278,10 @@ def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int, hot: Hot
     ]
 
 
-def _expert_layers(facts: ModelFacts) -> list[int]:
-    """Bytes of the routed experts of each layer that has any."""
-    return [layer.routed_experts for layer in facts.bytes.layers if layer.routed_experts]
+def _expert_layers(facts: ModelFacts, num_layers: int | None = None) -> list[int]:
+    """Bytes of the routed experts of each layer that has any, of the first `num_layers`."""
+    layers = facts.bytes.layers[:num_layers]
+    return [layer.routed_experts for layer in layers if layer.routed_experts]
 
 
 def _share(device: str, usable: int, parts: Counter[Part]) -> Share:

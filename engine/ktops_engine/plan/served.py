@@ -8,16 +8,22 @@ from dataclasses import replace
 from ktops_engine.config import EngineConfig
 from ktops_engine.machine import MachineFacts
 from ktops_engine.plan.model_bytes import ModelFacts
-from ktops_engine.plan.placement import every_token_gpu_bytes, place, usable_bytes
+from ktops_engine.plan.placement import (
+    every_token_gpu_bytes,
+    least_gpu_bytes,
+    place,
+    usable_bytes,
+)
 from ktops_engine.plan.shares import Placement
 from ktops_engine.plan.sizes import further_gpu_buffer_bytes, gib
 from ktops_engine.text import Text, text
 
 
 def place_served(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Placement:
-    """The placement that this version's engine computes by: the first GPU holds all that every
-    token uses, all GPUs the routed experts of the layers that `place` puts there; or else the CPU
-    computes alone. Its notes say what is different from `place`, and why.
+    """The placement that this version's engine computes by: the first GPU holds what every token
+    uses, as far as there is room for whole layers, all GPUs the routed experts of the layers that
+    `place` puts there; with no room for a layer the CPU computes alone. Its notes say what is
+    different from `place`, and why, and what a GPU lacks.
 
     Raises KtopsError as `place`.
     """
@@ -29,8 +35,11 @@ def place_served(config: EngineConfig, facts: ModelFacts, machine: MachineFacts)
     placement = place(config, facts, machine)
     if not placement.is_hybrid:
         return _without_gpus(config, facts, machine, _lack_of_room(config, facts, machine))
-    notes = (*placement.notes, *_unused_gpus(config, facts, machine, placement))
-    return replace(placement, notes=notes)
+    notes = list(placement.notes)
+    if not placement.gpu_head:
+        notes += _left_to_cpu(placement, config, facts, machine)
+    notes += _unused_gpus(config, facts, machine, placement)
+    return replace(placement, notes=tuple(notes))
 
 
 def _unused_gpus(
@@ -69,23 +78,52 @@ def _without_gpus(
 
 
 def _lack_of_room(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> list[Text]:
-    """Why the first GPU cannot hold what every token uses, and which one could."""
-    needed = every_token_gpu_bytes(config, facts)
-    first, *others = (usable_bytes(config, gpu) for gpu in machine.gpus)
-    notes = [
+    """Why the first GPU cannot hold a layer, and which one could hold all."""
+    unused = text(
+        "the GPU is not used: {there} GiB of its memory can be used, {least} GiB are needed for "
+        "one layer, {needed} GiB for all that every token uses",
+        there=gib(usable_bytes(config, machine.gpus[0])),
+        least=gib(least_gpu_bytes(config, facts)),
+        needed=gib(every_token_gpu_bytes(config, facts)),
+    )
+    return [unused, *_larger_gpu(config, facts, machine)]
+
+
+def _left_to_cpu(
+    placement: Placement, config: EngineConfig, facts: ModelFacts, machine: MachineFacts
+) -> list[Text]:
+    """What the first GPU has no room for, and what would hold all."""
+    there = gib(usable_bytes(config, machine.gpus[0]))
+    needed = gib(every_token_gpu_bytes(config, facts))
+    total = facts.config.num_hidden_layers
+    if placement.gpu_layers == total:
+        left = text(
+            "the GPU holds all layers but not the output head: {there} GiB of its memory can be "
+            "used, {needed} GiB would hold it too",
+            there=there,
+            needed=needed,
+        )
+    else:
+        left = text(
+            "the GPU holds {layers} of {total} layers, the CPU computes the others: {there} GiB of "
+            "its memory can be used, {needed} GiB would hold all",
+            layers=placement.gpu_layers,
+            total=total,
+            there=there,
+            needed=needed,
+        )
+    return [left, *_larger_gpu(config, facts, machine)]
+
+
+def _larger_gpu(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> list[Text]:
+    """Which other GPU has room for all that every token uses."""
+    others = max((usable_bytes(config, gpu) for gpu in machine.gpus[1:]), default=0)
+    if others < every_token_gpu_bytes(config, facts):
+        return []
+    return [
         text(
-            "the GPU is not used: {there} GiB of its memory can be used, {needed} GiB are needed "
-            "for all that every token uses",
-            there=gib(first),
-            needed=gib(needed),
+            "another GPU has {there} GiB: the first one that {variable} names is used",
+            there=gib(others),
+            variable="CUDA_VISIBLE_DEVICES",
         )
     ]
-    if max(others, default=0) >= needed:
-        notes.append(
-            text(
-                "another GPU has {there} GiB: the first one that {variable} names is used",
-                there=gib(max(others)),
-                variable="CUDA_VISIBLE_DEVICES",
-            )
-        )
-    return notes

@@ -7,15 +7,6 @@ from dataclasses import dataclass
 
 from ktops_engine.plan.model_bytes import WEIGHT_PARTS, Part
 
-# Weights that every token uses, besides its row of the embedding.
-EVERY_TOKEN_PARTS = (
-    Part.ATTENTION,
-    Part.ROUTER,
-    Part.SHARED_EXPERTS,
-    Part.OUTPUT_HEAD,
-    Part.DENSE_LAYERS,
-)
-
 
 @dataclass(frozen=True)
 class Share:
@@ -56,9 +47,11 @@ class Placement:
     quantised values along one side do not allow, so it is held as float32. The latent cache is
     float32 there too (the CPU has no faster form), and bfloat16 on a GPU.
 
-    `gpu_layers` counts the layers whose attention is on a GPU. The routed experts of whole layers
-    are on GPUs, the first layers that have any in the order of `gpus`: `expert_layers_by_gpu` says
-    how many are on each of them, and `gpu_experts` counts the experts of all.
+    `gpu_layers` counts the layers, from the first on, of which a GPU holds all that every token
+    uses; with `gpu_head` they are all, and the output head is there too. What is not there, the CPU
+    computes after them. The routed experts of whole layers are on GPUs, the first layers that have
+    any in the order of `gpus`: `expert_layers_by_gpu` says how many are on each of them, and
+    `gpu_experts` counts the experts of all.
 
     Of the layers after those, the `hot_experts` most used experts have copies on the first GPU: by
     the counts, a token's experts are `hot_share` of the time (by bytes, over all layers) among
@@ -73,6 +66,7 @@ class Placement:
     ram: Share
     gpus: tuple[Share, ...] = ()
     gpu_layers: int = 0
+    gpu_head: bool = False
     gpu_experts: int = 0
     expert_layers_by_gpu: tuple[int, ...] = ()
     hot_experts: int = 0
@@ -90,8 +84,8 @@ class Placement:
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether GPUs hold all that every token uses."""
-        return bool(self.gpus) and not any(self.ram.parts.get(part) for part in EVERY_TOKEN_PARTS)
+        """Whether GPU and CPU compute together."""
+        return bool(self.gpus)
 
     @property
     def fits(self) -> bool:
