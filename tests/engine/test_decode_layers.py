@@ -61,14 +61,14 @@ def last_tokens(requests: list[Request]) -> Batch:
 
 def test_native_layers_agree_with_those_of_torch(loaded, monkeypatch):
     cache, requests, runner = prompts_in_cache(loaded)
-    model, batch = loaded.model, last_tokens(requests)
+    layers, batch = loaded.model._tail, last_tokens(requests)
 
-    def through_torch(step: DecodeStep, cache: LatentCache) -> None:
-        model._prefill(step.x, step.rotations, step.sequences, cache)
+    def through_torch(step: DecodeStep, caches: list[torch.Tensor]) -> None:
+        layers._prefill(step.x, step.rotations, step.sequences, caches)
 
     ours = runner.logits(batch)
     entered = [layer.clone() for layer in cache.layers]
-    monkeypatch.setattr(model, "_decode", through_torch)
+    monkeypatch.setattr(layers, "_decode", through_torch)
     theirs = runner.logits(batch)
     assert (ours - theirs).norm() <= BOUND * theirs.norm()
     for mine, other in zip(entered, cache.layers, strict=True):

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from planned_models import with_room_for
 
 from ktops_engine import LLM, EngineConfig, SamplingParams
 from ktops_engine.demo import demo_path
+from ktops_engine.gpus import engine_machine
 from ktops_engine.sampler import Sampler
 from ktops_engine.types import Batch, BatchItem, Request, StepOutput
 
@@ -20,6 +22,7 @@ QUESTIONS = (
     "What does ktops doctor do?", "如何安装 ktops?", "Write a binary search",
 )  # fmt: skip
 NUM_STEPS = 48
+CONFIG = EngineConfig(demo_path(), demo_path(), ctx_size=1024, max_running=3)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +31,9 @@ def engines(native_build) -> Iterator[tuple[LLM, LLM]]:
     round activations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTOPS_ISA", "avx512vnni")
-        config = EngineConfig(demo_path(), demo_path(), ctx_size=1024, max_running=3)
-        hybrid = LLM.load(config)
+        hybrid = LLM.load(CONFIG)
         patch.setattr("ktops_engine.gpus.detect_gpus", lambda: ())
-        alone = LLM.load(config)
+        alone = LLM.load(CONFIG)
     yield hybrid, alone
     hybrid.shutdown()
     alone.shutdown()
@@ -61,6 +63,30 @@ def test_greedy_answers_are_the_same(engines, question):
     assert greedy(hybrid, token_ids) == greedy(alone, token_ids)
 
 
+@pytest.fixture(scope="module", params=[1, 3, 6])
+def split(request, native_build) -> Iterator[LLM]:
+    """With VRAM for some layers, the last time for all but the head."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KTOPS_ISA", "avx512vnni")
+        llm = LLM.load(with_room_for(request.param, CONFIG, engine_machine()))
+    assert (llm.placement.gpu_layers, llm.placement.gpu_head) == (request.param, False)
+    yield llm
+    llm.shutdown()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_greedy_answers_are_the_same_with_layers_on_the_cpu(split, engines, question):
+    _, alone = engines
+    token_ids = chat(alone, question)
+    assert greedy(split, token_ids) == greedy(alone, token_ids)
+
+
+def test_requests_that_decode_together_answer_as_alone_with_layers_on_the_cpu(split):
+    answer_together(split)
+
+
 def test_logits_are_those_of_the_cpu(engines):
     """In the middle: the demo's router balances its experts, so some choices are closer than
     bfloat16, and a position with another expert is off by several per cent."""
@@ -78,12 +104,15 @@ def test_logits_are_those_of_the_cpu(engines):
 
 
 def test_requests_that_decode_together_answer_as_alone(engines):
-    hybrid, _ = engines
+    answer_together(engines[0])
+
+
+def answer_together(llm: LLM) -> None:
     outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
     params = SamplingParams(temperature=0, max_tokens=NUM_STEPS)
     answers: dict[str, list[int]] = {}
     for question in QUESTIONS[:3]:
-        answers[hybrid.submit(chat(hybrid, question), params, outputs.put, question)] = []
+        answers[llm.submit(chat(llm, question), params, outputs.put, question)] = []
     unfinished = len(answers)
     while unfinished:
         output = outputs.get(timeout=60)
@@ -91,4 +120,4 @@ def test_requests_that_decode_together_answer_as_alone(engines):
         answers[output.request_id].append(output.token_id)
         unfinished -= output.finish_reason is not None
     for question, answer in answers.items():
-        assert answer == greedy(hybrid, chat(hybrid, question))
+        assert answer == greedy(llm, chat(llm, question))

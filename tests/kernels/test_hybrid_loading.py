@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from planned_models import GIB, machine
+from planned_models import GIB, machine, with_room_for
 
 from ktops_engine import loader
 from ktops_engine.config import EngineConfig
@@ -14,6 +14,8 @@ from ktops_engine.expert_counts import add_counts, load_counts
 from ktops_engine.loader import load_model
 from ktops_engine.models import hybrid
 from ktops_engine.sampler import Sampler
+
+HERE = machine(4 * GIB, num_cores=2, vram=(8 * GIB,))
 
 
 @pytest.fixture
@@ -25,8 +27,7 @@ def with_gpu(native_build, device, monkeypatch):
         experts = dict.fromkeys(experts, torch.device(device))
         return load_gpu_weights(native, gguf, names, fill, torch.device(device), experts)
 
-    here = machine(4 * GIB, num_cores=2, vram=(8 * GIB,))
-    monkeypatch.setattr(loader, "engine_machine", lambda: here)
+    monkeypatch.setattr(loader, "engine_machine", lambda: HERE)
     monkeypatch.setattr(hybrid, "load_gpu_weights", load)
 
 
@@ -67,3 +68,18 @@ def test_the_most_used_experts_are_copied_and_their_use_is_kept(with_gpu, tmp_pa
     loaded.model.expert_counts += 2
     loaded.free()
     assert np.array_equal(load_counts(path, (5, 32)), used + 2)
+
+
+@pytest.mark.parametrize("layers", [1, 4, 6])
+def test_ram_holds_the_layers_that_gpu_memory_has_no_room_for(with_gpu, layers):
+    config = EngineConfig(demo_path(), demo_path(), ctx_size=64, gpu_experts=0)
+    notes = []
+    loaded = load_model(with_room_for(layers, config, HERE), None, notes.append)
+    placement, model = loaded.placement, loaded.model
+    assert (placement.gpu_layers, placement.gpu_head) == (layers, False)
+    assert model._in_ram.num_bytes == placement.weights_bytes
+    assert model.tail.num_layers == 6 - layers
+    cache = [layer.dtype for layer in loaded.new_cache().layers]
+    assert cache == [torch.bfloat16] * layers + [torch.float32] * (6 - layers)
+    assert any("the GPU holds" in note for note in notes)
+    loaded.free()

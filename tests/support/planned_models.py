@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ from ktops.hub.catalogue import find_entry
 from ktops.planning.model_facts import described_facts
 from ktops_engine.config import EngineConfig
 from ktops_engine.machine import GpuFacts, MachineFacts
-from ktops_engine.plan import ModelFacts
+from ktops_engine.plan import (
+    ModelFacts,
+    every_token_gpu_bytes,
+    facts_of_files,
+    least_gpu_bytes,
+    place,
+)
+from ktops_engine.source import open_source
 
 GIB = 1 << 30
 
@@ -34,3 +42,12 @@ def machine(ram: int = 1000 * GIB, *, num_cores: int = 64, vram: tuple[int, ...]
 def config(**values: Any) -> EngineConfig:
     """A wish for an engine; the files need not exist."""
     return EngineConfig(Path("model.gguf"), **values)
+
+
+def with_room_for(gpu_layers: int, wish: EngineConfig, here: MachineFacts) -> EngineConfig:
+    """The wish with so much GPU memory that `gpu_layers` of its files' model fit, not the head."""
+    source = open_source(wish)
+    facts = facts_of_files(source.gguf, source.config)
+    sizes = range(least_gpu_bytes(wish, facts), every_token_gpu_bytes(wish, facts), 64 << 10)
+    wishes = (replace(wish, gpu_memory_bytes=size) for size in sizes)
+    return next(wish for wish in wishes if place(wish, facts, here).gpu_layers == gpu_layers)

@@ -138,16 +138,16 @@ class Deepseek2Model:
         self, weights: Weights, config: ModelConfig, pool: Pool, max_positions: int
     ) -> None:
         self._weights = weights
-        self._layers_and_head = CpuTail(weights, config, pool, max_positions)
+        self._tail = CpuTail(weights, config, pool, max_positions)
 
     def expert_traffic(self) -> ExpertTraffic:
         """What has been read of the routed experts of all layers."""
-        return self._layers_and_head.expert_traffic()
+        return self._tail.expert_traffic()
 
     def forward(self, step: StepInput, cache: LatentCache) -> torch.Tensor:
         """-> logits [len(sampled_rows), vocab_size] float32; the cache is written in place."""
         x = self._weights.float32_rows(EMBEDDING, step.token_ids)
-        return self._layers_and_head(x, step, cache.layers)
+        return self._tail(x, step, cache.layers)
 
 
 def wanted_tensors(gguf: GgufModel, config: ModelConfig) -> tuple[list[str], list[str]]:
