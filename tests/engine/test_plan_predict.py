@@ -23,6 +23,7 @@ from ktops_engine.plan import (
     place,
     predict,
     predict_prompt,
+    rates,
 )
 
 R1 = described()
@@ -224,15 +225,17 @@ def test_each_layer_more_on_a_small_gpu_is_faster_and_all_of_them_fastest():
 
 
 def test_layers_on_the_cpu_hand_nothing_over():
-    """Their share of a token is what the CPU alone takes for it."""
-    host = machine(vram=(5 * GIB,))
-    split, alone = (place(config(), R1, which) for which in (host, machine()))
-    extra = 1 / predict(alone, R1, host).decode_tokens_per_s[1]
-    saved = extra - 1 / predict(split, R1, host).decode_tokens_per_s[1]
-    handoffs = (split.gpu_layers - 3) * 18.5e-6
-    gpu = split.gpus[0].weights_bytes / (1000e9 * 0.9) + split.gpu_layers * 5e-6
-    cpu = split.gpus[0].weights_bytes / (300e9 * 0.82) + split.gpu_layers * 0.05e-3
-    assert saved == pytest.approx(cpu - gpu - handoffs)
+    """A layer more on the GPU saves the CPU's time for it and costs the GPU's with a handoff."""
+    wishes = [config(gpu_memory_bytes=size * GIB) for size in (5, 8)]
+    host = machine(vram=(80 * GIB,))
+    few, more = (place(wish, R1, host) for wish in wishes)
+    layers = more.gpu_layers - few.gpu_layers
+    num_bytes = more.gpus[0].weights_bytes - few.gpus[0].weights_bytes
+    seconds = [1 / predict(split, R1, host).decode_tokens_per_s[1] for split in (few, more)]
+    cpu = num_bytes / (300e9 * rates.DATASHEET_RAM_SHARE[1]) + layers * rates.CPU_LAYER_SECONDS[1]
+    gpu = num_bytes / (1000e9 * rates.VRAM_SHARE[1]) + layers * rates.GPU_LAYER_SECONDS[1]
+    handoffs = layers * rates.HANDOFF_SECONDS[1]
+    assert seconds[0] - seconds[1] == pytest.approx(cpu - gpu - handoffs)
 
 
 @pytest.mark.parametrize(
