@@ -254,7 +254,7 @@ CHECKS = (
         run=_vram,
         needs=("gpu.driver",),
         why="The GPU with the most free memory is looked at. Without room for all that every token "
-        "uses, the server leaves the GPU alone and computes on the CPU.",
+        "uses, the server computes the layers that do not fit on the CPU.",
     ),
     Check(
         id="gpu.arch",

@@ -99,7 +99,7 @@ def build_hybrid(
     most_bytes = max((sum(map(expert_bytes, matrices)) for matrices in by_cpu.values()), default=0)
     stream = ExpertStream(pool, device, most_bytes)
     resources.callback(stream.close)
-    if device.type == "cuda":
+    if by_cpu and device.type == "cuda":
         _register(in_ram, resources, on_note)
     copies = copy_hot_experts(by_cpu, hot, device)
     routed: dict[int, RoutedExperts] = {}
