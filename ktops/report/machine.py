@@ -140,6 +140,8 @@ def _gpu_problem(host: Host) -> str | None:
     output = smi_output(host)
     if output.timed_out:
         return "nvidia-smi does not answer"
+    if output.ok:
+        return "nvidia-smi names no GPU"
     said = " ".join((output.stdout + " " + output.stderr).split())
     return f"nvidia-smi failed: {said[:200]}"
 

@@ -150,6 +150,7 @@ def test_a_broken_native_library_is_reported_not_raised(work_dir, facts, state, 
     [
         ({"status": 9, "stdout": "couldn't talk\nto the driver"}, "couldn't talk to the driver"),
         ({"status": None, "timed_out": True}, "nvidia-smi does not answer"),
+        ({"status": 0, "stdout": "<nvidia_smi_log/>"}, "nvidia-smi names no GPU"),
     ],
 )
 def test_why_nvidia_smi_failed_is_said(work_dir, answer, problem):
