@@ -149,7 +149,7 @@ def _take_kernel(
         if is_first:
             _raise_flag(relay, tl.where(found == number, found, _REFUSED), THREADS, ON_GPU)
     if found == number:
-        # The flag was acquired: plain loads, which are faster, see what was written before it.
+        # The flag was acquired: plain loads see what was written before it.
         total += tl.load(result + at, mask=mask)
         tl.store(residual + at, total, mask=mask)
     else:
