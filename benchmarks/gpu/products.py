@@ -78,8 +78,8 @@ def _calls(
         ]
     if product.kind == "stacked":
         parts = (Q_A_ROWS, rows - Q_A_ROWS)
-        pairs = [[matrix(type, part, cols) for part in parts] for _ in copies]
-        return [partial(gemv_stacked, *pair, x) for pair in pairs]
+        pairs = [tuple(matrix(type, part, cols) for part in parts) for _ in copies]
+        return [partial(gemv_stacked, top, below, x) for top, below in pairs]
     if rows == 7168:  # added to the residual stream
         residual = torch.zeros(tokens, rows, device="cuda")
         return [partial(gemv, matrix(type, rows, cols), x, add_to=residual) for _ in copies]

