@@ -35,7 +35,7 @@ def error(out: torch.Tensor, expected: torch.Tensor) -> float:
     return float((out.double() - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("num_tokens", [1, FEW_TOKENS - 1])
+@pytest.mark.parametrize("num_tokens", [1, FEW_TOKENS])
 @by_type
 def test_few_tokens_are_multiplied_in_float32(
     type: QuantType, num_tokens: int, device: str
@@ -98,7 +98,7 @@ def test_columns_of_a_matrix_with_few_rows_are_cut(device: str) -> None:
     assert error(gemv_gate_up(gate, up, x), torch.nn.functional.silu(gates) * ups) <= 2 * BOUND
 
 
-@pytest.mark.parametrize("num_tokens", [1, 3, MORE])
+@pytest.mark.parametrize("num_tokens", [1, FEW_TOKENS, MORE])
 @pytest.mark.parametrize("type", [QuantType.Q8_0, QuantType.BF16], ids=lambda type: type.name)
 def test_every_head_has_its_matrix(type: QuantType, num_tokens: int, device: str) -> None:
     matrix, weights = random_matrix(type, 16, 128, 3, device, 6)
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(device: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("num_tokens", [1, 4, 16])
+@pytest.mark.parametrize("num_tokens", [1, FEW_TOKENS, 16])
 @by_type
 def test_large_matrices_give_the_same_bits_each_time(type: QuantType, num_tokens: int) -> None:
     matrix, weights = random_matrix(type, 1040, 7168, 1, "cuda", 10)

@@ -1,6 +1,6 @@
 """Products of quantised matrices with the few tokens of a decode step.
 
-The weights are read once, each by one program, and unpacked in registers (`unpack`). Up to 4
+The weights are read once, each by one program, and unpacked in registers (`unpack`). 1 or 2
 tokens: sums in float32, lane by lane (`gemv_few`). More: products of bfloat16 (`gemv_many`). Plain
 weights have a kernel of their own (`gemv_plain`). No atomics: a result is the same from run to run.
 """

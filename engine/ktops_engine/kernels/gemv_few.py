@@ -1,4 +1,4 @@
-"""Products of quantised matrices with 1 to 4 tokens, by plain sums in float32; see `gemv`.
+"""Products of quantised matrices with 1 or 2 tokens, by plain sums in float32; see `gemv`.
 
 A lane takes a unit of columns of four rows of each of its panels: a weight is unpacked once for all
 tokens, what belongs to a token once for all rows. Warps divide the columns among themselves and add
@@ -14,7 +14,8 @@ import triton.language as tl
 from ktops_engine.kernels.matrix import GpuMatrix, Join
 from ktops_engine.kernels.unpack import PANEL_ROWS, UNITS, panel_words, unit_products
 
-FEW_TOKENS = 4
+# Of four, a weight would cost nine instructions, and a kernel ten seconds of compiling.
+FEW_TOKENS = 2
 
 
 @triton.jit
