@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,9 @@ from ktops_engine.demo import demo_path
 from ktops_engine.expert_counts import add_counts, load_counts
 from ktops_engine.loader import load_model
 from ktops_engine.models import hybrid
+from ktops_engine.plan import every_token_gpu_bytes, facts_of_files
 from ktops_engine.sampler import Sampler
+from ktops_engine.source import open_source
 
 HERE = machine(4 * GIB, num_cores=2, vram=(8 * GIB,))
 
@@ -22,13 +26,16 @@ HERE = machine(4 * GIB, num_cores=2, vram=(8 * GIB,))
 def with_gpu(native_build, device, monkeypatch):
     """The loader believes in a GPU; without one, its part is loaded for the interpreter."""
     load_gpu_weights = hybrid.load_gpu_weights
+    asked = []
 
     def load(native, gguf, names, fill, gpu, experts):
+        asked.append((gpu, experts))
         experts = dict.fromkeys(experts, torch.device(device))
         return load_gpu_weights(native, gguf, names, fill, torch.device(device), experts)
 
     monkeypatch.setattr(loader, "engine_machine", lambda: HERE)
     monkeypatch.setattr(hybrid, "load_gpu_weights", load)
+    return asked
 
 
 @pytest.mark.parametrize(("gpu_experts", "layers"), [(0, 0), (64, 2), (70, 2), (None, 5)])
@@ -83,3 +90,19 @@ def test_ram_holds_the_layers_that_gpu_memory_has_no_room_for(with_gpu, layers):
     assert cache == [torch.bfloat16] * layers + [torch.float32] * (6 - layers)
     assert any("the GPU holds" in note for note in notes)
     loaded.free()
+
+
+def test_each_layers_experts_are_asked_for_on_the_gpu_that_has_room(with_gpu, monkeypatch):
+    config = EngineConfig(demo_path(), demo_path(), ctx_size=64)
+    source = open_source(config)
+    facts = facts_of_files(source.gguf, source.config)
+    sizes = [layer.routed_experts for layer in facts.bytes.layers][1:]
+    budget = every_token_gpu_bytes(config, facts) + sum(sizes[:2])
+    here = machine(4 * GIB, num_cores=2, vram=(8 * GIB, GIB // 8, 8 * GIB))
+    monkeypatch.setattr(loader, "engine_machine", lambda: here)
+    loaded = load_model(dataclasses.replace(config, gpu_memory_bytes=budget))
+    loaded.free()
+    assert loaded.placement.expert_layers_by_gpu == (2, 3)
+    ((first, experts),) = with_gpu
+    assert first == torch.device("cuda", 0)
+    assert [experts[layer].index for layer in range(1, 6)] == [0, 0, 2, 2, 2]
