@@ -78,6 +78,23 @@ def test_a_gpu_with_room_for_all_but_the_head_says_so():
     )
 
 
+def test_a_second_gpu_beside_a_small_first_one_is_named_for_what_it_can_do():
+    host = machine(vram=(5 * GIB, 80 * GIB))
+    placement = plan(config(gpu_experts=10_240), R1, host)
+    assert (placement.gpu_layers, placement.expert_layers_by_gpu) == (18, (0, 12))
+    assert placement.notes[0].startswith("the GPU holds 18 of 61 layers")
+    assert placement.notes[1].startswith("another GPU has 78.4 GiB: the first one that ")
+
+
+def test_a_second_gpu_is_not_offered_to_experts_of_layers_on_the_cpu():
+    """The first one has room for dense layers alone."""
+    needed = least_gpu_bytes(config(), R1)
+    placement = plan(config(), R1, machine(vram=(int(1.03 * needed), 10 * GIB)))
+    assert 0 < placement.gpu_layers <= 3
+    (note,) = placement.notes
+    assert note.startswith("the GPU holds ")
+
+
 def test_what_neither_a_small_gpu_nor_ram_holds_is_refused_with_both_numbers():
     with pytest.raises(KtopsError) as caught:
         plan(config(), R1, machine(300 * GIB, vram=(5 * GIB,)))
@@ -266,6 +283,7 @@ def test_the_engine_gets_a_gpu_with_whole_layers_or_none(ram, vram, budget, expe
     assert all(placement.expert_layers_by_gpu[1:])
     assert bool(placement.gpu_layers) == bool(placement.gpus)
     assert placement.gpu_layers == 61 or not placement.gpu_head
+    assert placement.gpu_expert_layers <= max(0, placement.gpu_layers - 3)
     layers = [layer.routed_experts for layer in R1.bytes.layers if layer.routed_experts]
     assert placement.gpu_experts == 256 * placement.gpu_expert_layers
     assert placement.ram.routed_bytes == sum(layers[placement.gpu_expert_layers :])

@@ -49,9 +49,10 @@ def _unused_gpus(
     how to use them, or that they are too small."""
     used = {share.gpu_index for share in placement.gpus}
     unused = [gpu for index, gpu in enumerate(machine.gpus) if index not in used]
-    if not unused or not placement.ram.routed_bytes or not facts.can_stay_on_gpu:
+    on_first = facts.bytes.layers[: placement.gpu_layers]
+    sizes = [layer.routed_experts for layer in on_first if layer.routed_experts]
+    if not unused or not sizes or not placement.ram.routed_bytes or not facts.can_stay_on_gpu:
         return
-    sizes = [layer.routed_experts for layer in facts.bytes.layers if layer.routed_experts]
     needed = min(sizes) + further_gpu_buffer_bytes(facts, placement.prefill_chunk)
     have_room = max(usable_bytes(config, gpu) for gpu in unused) >= needed
     counts = {"unused": len(unused), "count": len(machine.gpus)}
