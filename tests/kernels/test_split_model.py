@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from hybrid_models import hybrid_model, new_runner
-from tiny_gguf import V2_LITE, V3, Shape, write_tiny_gguf
+from model_shapes import V2_LITE, V3, Shape
+from tiny_gguf import write_tiny_gguf
 from transformers_oracle import Oracle
 
 from ktops_engine.config import EngineConfig
