@@ -138,7 +138,7 @@ def main() -> None:
         parts = TokenParts(llm)
         with parts.watch():
             parts_gaps = decode()
-        found |= parts.of(statistics.median(parts_gaps))
+        found |= parts.of(statistics.fmean(parts_gaps))
         if read := measure_read_bandwidth(llm._loaded.native, machine):
             found["read_gb_s_now"] = read / 1e9
             found["experts_share_of_reads"] = found["expert_gb"] / found["experts_ms"] * 1e12 / read

@@ -42,7 +42,7 @@ class TokenParts:
             yield
 
     def of(self, token_seconds: float) -> dict[str, float]:
-        """The parts of a token that took so long in the middle; call when nothing runs.
+        """The parts of a token that took so long on average; call when nothing runs.
 
         "gpu": launch, GPU and wait without experts in RAM; "beside": the shared experts, which the
         GPU computes while it waits; "handoff": what is left of a replay without "gpu" and the CPU's
@@ -51,7 +51,7 @@ class TokenParts:
         after = self._llm.stats().experts
         tokens = len(self._replays)
         experts_ms = 1e3 * (after.seconds - self._before.seconds) / tokens
-        replay_ms = 1e3 * statistics.median(self._replays)
+        replay_ms = 1e3 * statistics.fmean(self._replays)
         gpu_ms = self._gpu_ms(with_shared=False)
         num_layers = self._model._handoff.num_layers
         return {

@@ -59,8 +59,7 @@ class GpuRunner:
     @torch.inference_mode()
     def warm_up(self, max_tokens: int) -> None:
         """Compile the kernels and capture the graph of one sequence, so that the first request need
-        not wait for it; steps have at most `max_tokens`. Writes to the cache: nothing may run
-        yet."""
+        not wait for it; steps have at most `max_tokens`."""
         room = min(max_tokens, self._cache.num_blocks * self._cache.block_size)
         for count in WARM_UP_TOKENS:
             if count <= room:
@@ -69,7 +68,7 @@ class GpuRunner:
         torch.cuda.synchronize(self._model.device)
 
     def _warm_up_prompt(self, num_tokens: int) -> None:
-        """Compute random embeddings, all in the first block of the cache."""
+        """Compute random embeddings; the cache stays as it is."""
         tensors = StepTensors(self._model, self._cache, num_tokens, 1)
         step = tensors.step((num_tokens,), (0,))
         step.x.normal_()

@@ -18,6 +18,7 @@ class StepTensors:
 
     Embeddings and integers (positions and cache rows of tokens, lengths and blocks of sequences)
     lie in one block, which crosses to the GPU in one copy: `fill` writes it, `send` copies it.
+    Until then a step may run to compile what it needs: it writes to no row of the cache.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class StepTensors:
             part.numpy() for part in integers
         )
         self._host[num_values:].zero_()
-        self._lengths.fill(1)  # as if every sequence had its first token in block 0
+        self._slots.fill(-1)  # no row: another sequence may have any of them
+        self._lengths.fill(1)  # as if every sequence read the first token of block 0
         self._device = torch.zeros(num_words, dtype=torch.int32, device=device)
         self._device[num_values:] = self._host[num_values:].to(device)
         # The block table that each row of `_tables` has, and how many of its blocks.

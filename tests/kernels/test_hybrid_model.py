@@ -211,6 +211,26 @@ def test_a_graph_with_copies_of_experts_gives_the_same(tmp_path, native_build, d
 
 
 @pytest.mark.gpu
+def test_capturing_a_graph_leaves_the_cache_to_those_who_are_in_it(case):
+    """A second request comes while the first one, in block 0, runs."""
+    model, config, _ = case
+    runner, alone = new_runner(model, config), new_runner(model, config)
+    runner.warm_up(64)
+    requests = [
+        Request(str(block), prompt(config, 20, seed=block), SamplingParams(), block_table=[block])
+        for block in (0, 1)
+    ]
+    for each in (runner, alone):
+        for request in requests:
+            each.run(Batch((BatchItem(request, 0, 20, samples=True),)))
+    before = [layer.clone() for layer in runner._cache.layers]
+    runner._graph(2)
+    torch.cuda.synchronize()
+    assert all(map(torch.equal, before, runner._cache.layers))
+    assert all(map(torch.equal, before, alone._cache.layers))
+
+
+@pytest.mark.gpu
 def test_a_graph_counts_the_tokens_it_is_replayed_for_and_no_other(case):
     model, config, _ = case
     model.expert_counts.zero_()

@@ -83,8 +83,9 @@ def test_a_block_table_that_grows_is_followed(new_tensors):
         check(tensors, BatchItem(growing.request, start, 1, samples=True))
 
 
-def test_before_the_first_step_every_sequence_has_one_token_in_block_0(new_tensors):
+def test_before_the_first_step_every_sequence_reads_block_0_and_writes_to_no_row(new_tensors):
     step = new_tensors(3, 3).step((1, 1, 1), (0, 0, 0))
     assert step.lengths.tolist() == [1, 1, 1]
-    for tensor in (step.x, step.positions, step.slots, step.block_tables):
+    assert step.slots.tolist() == [-1, -1, -1]
+    for tensor in (step.x, step.positions, step.block_tables):
         assert not tensor.any()

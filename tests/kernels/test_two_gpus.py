@@ -108,7 +108,7 @@ def fill(device: str) -> list[torch.Tensor]:
     """Take all memory of a GPU."""
     torch.cuda.empty_cache()
     held, size = [], 16 * GIB
-    while size >= 1 << 20:
+    while size >= 512:  # the least that torch hands out
         try:
             held.append(torch.empty(size, dtype=torch.uint8, device=device))
         except torch.OutOfMemoryError:
