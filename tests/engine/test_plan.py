@@ -185,11 +185,14 @@ def test_the_largest_context_fits_and_the_next_does_not(ram, vram):
         assert not place(config(ctx_size=64), LITE, host).fits
         return
     assert place(config(ctx_size=largest), LITE, host).fits
+    asked = place(config(), LITE, host)
+    if asked.fits:
+        assert largest >= asked.ctx_size
     if largest < 163840:
-        shortest = place(config(ctx_size=64), LITE, host)
+        known = asked if asked.fits else place(config(ctx_size=64), LITE, host)
         longer = place(config(ctx_size=largest + 64), LITE, host)
         assert not longer.fits or sum(s.weights_bytes - s.routed_bytes for s in longer.gpus) < sum(
-            s.weights_bytes - s.routed_bytes for s in shortest.gpus
+            s.weights_bytes - s.routed_bytes for s in known.gpus
         )
 
 

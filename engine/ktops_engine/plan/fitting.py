@@ -68,8 +68,8 @@ def not_enough_memory(placement: Placement, machine: MachineFacts) -> KtopsError
 
 
 def largest_context(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> int:
-    """Tokens of the longest context that fits without taking more layers off the GPU than the
-    shortest does; 0 when nothing fits."""
+    """Tokens of the longest context that fits without taking more layers off the GPU than the one
+    that is asked for; than the shortest where that does not fit. 0 when nothing fits."""
 
     def at(ctx_size: int) -> Placement:
         return place(replace(config, ctx_size=ctx_size), facts, machine)
@@ -78,17 +78,20 @@ def largest_context(config: EngineConfig, facts: ModelFacts, machine: MachineFac
         return sum(share.weights_bytes - share.routed_bytes for share in placement.gpus)
 
     limit = facts.config.max_position_embeddings
-    shortest = at(min(BLOCK_SIZE, limit))
-    if not shortest.fits:
+    known = place(config, facts, machine)
+    if not known.fits:
+        known = at(min(BLOCK_SIZE, limit))
+    if not known.fits:
         return 0
 
     def holds(ctx_size: int) -> bool:
         placement = at(ctx_size)
-        return placement.fits and weights_on_gpu(placement) == weights_on_gpu(shortest)
+        return placement.fits and weights_on_gpu(placement) >= weights_on_gpu(known)
 
     if holds(limit):
         return limit
-    low, high = 1, -(-limit // BLOCK_SIZE)  # in blocks: `low` holds, `high` does not
+    # In blocks: `low` holds, `high` does not.
+    low, high = max(1, known.ctx_size // BLOCK_SIZE), -(-limit // BLOCK_SIZE)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle * BLOCK_SIZE) else (low, middle)
