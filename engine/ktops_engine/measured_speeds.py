@@ -81,7 +81,7 @@ def speed_key(
         (share.device, [row for row in share.parts.items() if row[0] not in NOT_WEIGHTS])
         for share in (placement.ram, *placement.gpus)
     ]
-    gpus = [machine.gpus[int(share.device.removeprefix("gpu"))].name for share in placement.gpus]
+    gpus = [machine.gpus[share.gpu_index].name for share in placement.gpus]
     parts = (
         machine_key(machine, sources_hash), shape, model.num_experts_per_tok, facts.bytes.layers,
         placement.cpus, placement.prefill_chunk, placement.gpu_layers, devices, gpus, is_random,
