@@ -5,19 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from ktops.hub.interrupt import deferred_signals
-
-
-@pytest.fixture(autouse=True)
-def default_handler() -> Iterator[None]:
-    """A shell that runs tests in the background lets them ignore SIGINT."""
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, inherited)
 
 
 class InterruptedDestructor:
@@ -75,10 +66,13 @@ def work_that_goes_on(happened: list[str]) -> None:
 
 def test_what_the_process_ignores_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with deferred_signals() as act:
-        interrupt()
-        act()
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    try:
+        with deferred_signals() as act:
+            interrupt()
+            act()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_the_handlers_are_back_afterwards():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import sys
 import threading
@@ -27,16 +26,11 @@ def stalled_download(
     download, may have file systems of its own, and keeps its standard output.
     """
     plain = [sys.executable, "-m", "ktops", "download", folder.name, "-q", *args]
-    # Tests that a shell runs in the background ignore SIGINT, and so would their children.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            command or plain,
-            stdout=subprocess.PIPE if command else None,
-            stderr=subprocess.PIPE,
-        )
-    finally:
-        signal.signal(signal.SIGINT, inherited)
+    process = subprocess.Popen(
+        command or plain,
+        stdout=subprocess.PIPE if command else None,
+        stderr=subprocess.PIPE,
+    )
     seen = Path(f"/proc/{process.pid}/root{folder}") if command else folder
     with process:
         try:
