@@ -53,19 +53,26 @@ def check(
 
 
 @pytest.mark.parametrize(
-    ("gate_type", "down_type", "size"),
+    ("gate_type", "down_type", "hidden", "intermediate"),
     [
-        (QuantType.Q4_K, QuantType.Q6_K, 256),
-        (QuantType.Q5_0, QuantType.Q8_0, 64),
-        (QuantType.Q4_0, QuantType.Q4_0, 64),
+        (QuantType.Q4_K, QuantType.Q8_0, 256, 64),
+        (QuantType.Q5_0, QuantType.Q6_K, 64, 256),
+        (QuantType.Q4_0, QuantType.Q4_0, 64, 64),
     ],
     ids=lambda given: getattr(given, "name", str(given)),
 )
 def test_experts_agree_with_float64(
-    device: str, gate_type: QuantType, down_type: QuantType, size: int
+    device: str, gate_type: QuantType, down_type: QuantType, hidden: int, intermediate: int
 ) -> None:
-    num_tokens = 1 if size == 256 else 2
-    check(device, gate_type, down_type, num_tokens=num_tokens, hidden=size, intermediate=size)
+    num_tokens = 1 if 256 in (hidden, intermediate) else 2
+    check(
+        device,
+        gate_type,
+        down_type,
+        num_tokens=num_tokens,
+        hidden=hidden,
+        intermediate=intermediate,
+    )
 
 
 @pytest.mark.gpu

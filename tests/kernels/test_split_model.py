@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from hybrid_models import hybrid_model, new_runner
+from hybrid_models import PLAIN, hybrid_model, logits, middle_error, new_runner, prompt
 from model_shapes import V2_LITE, V3, Shape
 from tiny_gguf import write_tiny_gguf
 from transformers_oracle import Oracle
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
-from ktops_engine.gguf import QuantType
 from ktops_engine.gpu_runner import GpuRunner
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.model_config import ModelConfig
@@ -31,10 +29,6 @@ SMALL = {
     "num_hidden_layers": 3, "num_attention_heads": 2, "n_routed_experts": 4,
     "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
-TYPES = {
-    "": QuantType.BF16,
-    **{f"ffn_{name}_exps": QuantType.Q8_0 for name in ("gate", "up", "down")},
-}
 # Where the CPU takes over: within the layers with experts, after the dense one, at the head.
 SPLITS = [1, 2, 3]
 
@@ -42,7 +36,7 @@ Split = tuple[HybridModel, ModelConfig, Oracle]
 
 
 def config_of(folder, shape: Shape, **options: object) -> EngineConfig:
-    tiny = write_tiny_gguf(folder, shape, types=TYPES, **options)
+    tiny = write_tiny_gguf(folder, shape, types=PLAIN, **options)
     return EngineConfig(tiny.path, tiny.config_folder)
 
 
@@ -59,11 +53,6 @@ def split(request, small, native_build, device) -> Iterator[Split]:
         yield model, config, Oracle(gguf, config)
 
 
-def prompt(config: ModelConfig, length: int, seed: int) -> list[int]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(3, config.vocab_size - 20, size=length).tolist()
-
-
 def request_of(token_ids: list[int], *blocks: int) -> Request:
     return Request(str(blocks), token_ids, SamplingParams(temperature=0), block_table=list(blocks))
 
@@ -71,19 +60,6 @@ def request_of(token_ids: list[int], *blocks: int) -> Request:
 def batch_of(*items: tuple[Request, int, int]) -> Batch:
     """Of requests, from which token on and how many."""
     return Batch(tuple(BatchItem(*item, samples=True) for item in items))
-
-
-def logits(runner: GpuRunner, token_ids: list[int], spans: list[int]) -> torch.Tensor:
-    """Logits of every position, computed in steps of the given sizes."""
-    request, rows, start = request_of(token_ids, 3, 1, 5), [], 0
-    for size in spans:
-        rows.append(runner.logits(batch_of((request, start, size))))
-        start += size
-    return torch.cat(rows)
-
-
-def middle_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).median())
 
 
 def test_a_prompt_in_chunks_gives_the_logits_of_transformers(split):
@@ -166,19 +142,18 @@ def fail(*args: object, **options: object) -> None:
     raise KtopsError("native-call", "a layer failed", "ktops doctor")
 
 
-@pytest.mark.parametrize("failing", ["finish", "check_decode"])
-def test_a_step_that_fails_is_lost_and_other_sequences_go_on_as_they_were(
-    small, native_build, device, monkeypatch, failing
+def test_steps_that_fail_are_lost_and_other_sequences_go_on_as_they_were(
+    small, native_build, device, monkeypatch
 ):
     """On the CPU, and on the GPU: then the layers on the CPU do not begin."""
     with hybrid_model(small, native_build, device, gpu_layers=2) as (model, config, _):
         answers = []
-        for is_disturbed in (True, False):
+        for failing in ("finish", "check_decode"), ():
             runner = new_runner(model, config)
             requests = started(runner, config, [4, 7, 5, 3])
-            with monkeypatch.context() as broken:
-                broken.setattr(model, failing, fail)
-                if is_disturbed:
+            for name in failing:
+                with monkeypatch.context() as broken:
+                    broken.setattr(model, name, fail)
                     assert step(runner, requests[:2]) == ["a layer failed"] * 2
             assert step(runner, requests[2:]) == [None, None]
             answers.append([request.output_token_ids for request in requests[2:]])

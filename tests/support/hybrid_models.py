@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ktops_engine.config import EngineConfig
-from ktops_engine.gguf import GgufModel
+from ktops_engine.gguf import GgufModel, QuantType
 from ktops_engine.gpu_runner import GpuRunner
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.model_config import ModelConfig
@@ -26,6 +26,11 @@ from ktops_engine.source import open_source
 from ktops_engine.types import Batch, BatchItem, Request, SamplingParams
 
 CONTEXT = 512
+# Types of weights whose kernels are the quickest to interpret.
+PLAIN = {
+    "": QuantType.BF16,
+    **{f"ffn_{name}_exps": QuantType.Q8_0 for name in ("gate", "up", "down")},
+}
 
 
 @contextmanager
