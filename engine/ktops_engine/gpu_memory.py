@@ -7,63 +7,71 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from ktops_engine.errors import EXIT_NOT_ENOUGH, KtopsError
 from ktops_engine.plan import Placement
+from ktops_engine.plan.sizes import gib
 from ktops_engine.text import Text, text
 
 T = TypeVar("T")
-GIB = 1 << 30
 
 
 def load_within(placement: Placement, load: Callable[[], T]) -> T:
     """What `load` returns. Raises as it does, and KtopsError "gpu-out-of-memory" in place of
     torch's, which names the GPU, what was to be put there and what was free."""
-    try:
-        return load()
-    except torch.OutOfMemoryError as error:
-        gpu = _named_gpu(error)
-    free = could_be_had(gpu)
-    # Here, where no traceback holds the tensors of those who did not get far enough.
-    torch.cuda.empty_cache()
-    planned = sum(share.total_bytes for share in placement.gpus if share.gpu_index == gpu)
-    raise KtopsError(
-        "gpu-out-of-memory",
-        text(
-            "the memory of {gpu} ran out while the model was loaded: the plan takes {planned:.1f} "
-            "GiB of it, and {free:.1f} GiB were free for this process",
-            gpu=_one_of_several(gpu) if len(placement.gpus) > 1 else text("the GPU"),
-            planned=planned / GIB,
-            free=free / GIB,
-        ),
-        text(
-            "see what else uses the GPU: nvidia-smi; or use less of it: "
-            "ktops serve --gpu-memory {size}GiB",
-            size=max(1, 9 * min(free, planned) // (10 * GIB)),
-        ),
-        exit_status=EXIT_NOT_ENOUGH,
-    )
+    return _within(load, partial(_load_failed, placement))
 
 
 def compute_within(compute: Callable[[], T]) -> T:
     """What `compute` returns, a step. Raises as it does, and KtopsError "gpu-out-of-memory" in
     place of torch's."""
+    return _within(compute, _step_failed)
+
+
+def _within(work: Callable[[], T], failed: Callable[[int, int], KtopsError]) -> T:
+    """`failed` makes the error of a GPU and of its bytes that were free."""
     try:
-        return compute()
+        return work()
     except torch.OutOfMemoryError as error:
         gpu = _named_gpu(error)
     free = could_be_had(gpu)
+    # Here, where no traceback holds the tensors of those who did not get far enough.
     torch.cuda.empty_cache()
-    raise KtopsError(
+    raise failed(gpu, free)
+
+
+def _load_failed(placement: Placement, gpu: int, free: int) -> KtopsError:
+    planned = sum(share.total_bytes for share in placement.gpus if share.gpu_index == gpu)
+    return KtopsError(
         "gpu-out-of-memory",
         text(
-            "The memory of {gpu} ran out, with {free:.1f} GiB of it for this process; this step "
-            "is lost.",
-            gpu=_one_of_several(gpu) if torch.cuda.device_count() > 1 else text("the GPU"),
-            free=free / GIB,
+            "the memory of {gpu} ran out while the model was loaded: the plan takes {planned} "
+            "GiB of it, and {free} GiB were free for this process",
+            gpu=_one_of(len(placement.gpus), gpu),
+            planned=gib(planned),
+            free=gib(free),
+        ),
+        text(
+            "see what else uses the GPU: nvidia-smi; or use less of it: "
+            "ktops serve --gpu-memory {size}GiB",
+            size=max(1, 9 * min(free, planned) // (10 << 30)),
+        ),
+        exit_status=EXIT_NOT_ENOUGH,
+    )
+
+
+def _step_failed(gpu: int, free: int) -> KtopsError:
+    return KtopsError(
+        "gpu-out-of-memory",
+        text(
+            "The memory of {gpu} ran out, with {free} GiB of it for this process; this step is "
+            "lost.",
+            gpu=_one_of(torch.cuda.device_count(), gpu),
+            free=gib(free),
         ),
         "nvidia-smi",
         exit_status=EXIT_NOT_ENOUGH,
@@ -92,5 +100,5 @@ def _named_gpu(error: torch.OutOfMemoryError) -> int:
     return int(found[1]) if found else 0
 
 
-def _one_of_several(gpu: int) -> Text:
-    return text("GPU {index}", index=gpu)
+def _one_of(count: int, gpu: int) -> Text:
+    return text("GPU {index}", index=gpu) if count > 1 else text("the GPU")

@@ -41,6 +41,7 @@ from ktops_engine.moe.ram_experts import RamExperts
 from ktops_engine.moe.remote_experts import RemoteExperts
 from ktops_engine.moe.streamed_experts import StreamedExperts
 from ktops_engine.native.load import Native, Pool
+from ktops_engine.plan.sizes import gib
 from ktops_engine.text import text
 
 
@@ -92,6 +93,7 @@ def build_hybrid(
         for gate, up, down in [_names(index, "_exps")]
         if gate in in_ram
     }
+    place_of = {index: place for place, index in enumerate(by_cpu)}  # what the handoff calls them
     handoff = None
     if by_cpu:
         sizes = config.hidden_size, config.num_experts_per_tok
@@ -108,7 +110,7 @@ def build_hybrid(
         if handoff is not None and index in by_cpu:
             copied = copies.get(index)
             streamed = StreamedExperts(stream, *by_cpu[index], copied)
-            routed[index] = RamExperts(list(by_cpu).index(index), handoff, streamed, copied)
+            routed[index] = RamExperts(place_of[index], handoff, streamed, copied)
         else:
             matrices = ExpertMatrices(*(on_gpu.matrix(name) for name in _names(index, "_exps")))
             experts = ResidentExperts(stream.staging, matrices)
@@ -225,10 +227,10 @@ def _register(in_ram: Weights, resources: ExitStack, on_note: Callable[[str], No
     if done.error:
         on_note(
             text(
-                "the driver lets the GPU read {done:.1f} of {total:.1f} GiB of weights in RAM "
+                "the driver lets the GPU read {done} of {total} GiB of weights in RAM "
                 "(CUDA error {error}): prompts are slower",
-                done=done.num_bytes / (1 << 30),
-                total=num_bytes / (1 << 30),
+                done=gib(done.num_bytes),
+                total=gib(num_bytes),
                 error=done.error,
             )
         )
