@@ -55,9 +55,10 @@ def plan(
     described: "2x8460Y+,1024GiB,L40S", "cores=32,ram=512GiB,bandwidth=300GB/s,vram=24GiB".
     The status is 4 when the model does not fit on the machine.
     """
+    from ktops.planning.compare_view import compare_lines
     from ktops.planning.document import Column, model_document, plan_document
     from ktops.planning.model_plan import plan_model
-    from ktops.planning.view import compare_lines, plan_lines, speed
+    from ktops.planning.view import plan_lines, speed
 
     flags = {"gpu_memory": gpu_memory, "gpu_experts": gpu_experts, "cpu_infer": cpu_infer}
     settings = load_settings(ctx_size=ctx_size, **flags)

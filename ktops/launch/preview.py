@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ktops.launch.dummy import choose_dummy
 from ktops.launch.native_build import is_built
-from ktops.launch.plan_stage import Expectation, show_plan
+from ktops.launch.plan_line import Expectation, show_plan
 from ktops.launch.serving import admit
 from ktops.launch.stages import (
     Absent,

@@ -135,7 +135,10 @@ def plan_facts(
         served=served,
         spare_gpu=_with_spare_gpu(config, facts, machine, planned),
         largest_ctx=largest_context(config, facts, machine),
-        changes=tuple(_changes(planned, settings, config, facts, machine)),
+        changes=(
+            *_changes(planned, settings, config, facts, machine),
+            *([] if is_same else _lack_of_vram(config, facts, machine)),
+        ),
     )
 
 
@@ -200,35 +203,41 @@ def _changes(
     facts: ModelFacts,
     machine: MachineFacts,
 ) -> Iterator[Text]:
-    """What would have to change for the model to fit, or to use the GPU for all it can do."""
-    from ktops_engine.plan import every_token_gpu_bytes, largest_context, usable_bytes
+    """What would have to change for the model to fit."""
+    from ktops_engine.plan import largest_context
 
-    if (lack := planned.lack) is not None:
-        numbers = {
-            "there": format_bytes(lack.there_bytes),
-            "needed": format_bytes(lack.needed_bytes),
-            "missing": format_bytes(lack.missing_bytes),
-        }
-        smaller = largest_fitting_model(settings, machine, facts.bytes.total)
-        if smaller is None:
-            yield text("RAM: {there} there, {needed} needed: {missing} more", **numbers)
-        else:
-            alias, size = smaller
-            yield text(
-                "RAM: {there} there, {needed} needed: {missing} more, or {model} ({size})",
-                **numbers,
-                model=alias,
-                size=format_bytes(size),
-            )
-        if fitting := largest_context(config, facts, machine):
-            yield text("context: it fits with --ctx-size {tokens}", tokens=fitting)
-    if machine.gpus:
-        needed_vram = every_token_gpu_bytes(config, facts)
-        usable = usable_bytes(config, machine.gpus[0])
-        if usable < needed_vram:
-            yield text(
-                "VRAM: {there} there, {needed} needed for all that every token uses: the CPU takes "
-                "the rest of it",
-                there=format_bytes(usable),
-                needed=format_bytes(needed_vram),
-            )
+    if (lack := planned.lack) is None:
+        return
+    numbers = {
+        "there": format_bytes(lack.there_bytes),
+        "needed": format_bytes(lack.needed_bytes),
+        "missing": format_bytes(lack.missing_bytes),
+    }
+    smaller = largest_fitting_model(settings, machine, facts.bytes.total)
+    if smaller is None:
+        yield text("RAM: {there} there, {needed} needed: {missing} more", **numbers)
+    else:
+        alias, size = smaller
+        yield text(
+            "RAM: {there} there, {needed} needed: {missing} more, or {model} ({size})",
+            **numbers,
+            model=alias,
+            size=format_bytes(size),
+        )
+    if fitting := largest_context(config, facts, machine):
+        yield text("context: it fits with --ctx-size {tokens}", tokens=fitting)
+
+
+def _lack_of_vram(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Iterator[Text]:
+    """What the first GPU lacks, where the server does not use it: else its notes say so."""
+    from ktops_engine.plan import every_token_gpu_bytes, usable_bytes
+
+    usable = usable_bytes(config, machine.gpus[0])
+    needed = every_token_gpu_bytes(config, facts)
+    if usable < needed:
+        yield text(
+            "VRAM: {there} there, {needed} needed for all that every token uses: the CPU takes "
+            "the rest of it",
+            there=format_bytes(usable),
+            needed=format_bytes(needed),
+        )

@@ -1,13 +1,12 @@
-"""How a plan is shown to people: one machine in full, or several side by side."""
+"""How a plan for one machine is shown to people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ktops.output import Output
-from ktops.planning.document import Column
 from ktops.planning.model_plan import ModelPlan, Outcome
 from ktops.units import format_bytes, format_rate
 from ktops_engine.plan import Part, Prediction, Resource, Share
@@ -39,11 +38,6 @@ RESOURCE_NAMES: Mapping[Resource, Text] = {
     Resource.PCIE: text("PCIe"),
     Resource.HANDOFF: text("GPU-CPU handoff"),
 }
-RAM_CAPACITY = text("RAM capacity")
-LESS_TODAY = text(
-    "Where the last row differs, the server of this version uses less of the machine: the plan for "
-    "that machine alone says why."
-)
 FALLS_SHORT = text("measured below what this machine should give: ktops doctor --deep")
 NONE = "-"
 
@@ -67,25 +61,6 @@ def plan_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
         yield text("Does not fit. What would have to change:")
     for change in plan.changes:
         yield f"  {output.say(change)}"
-
-
-def compare_lines(columns: Sequence[Column], output: Output) -> list[str]:
-    """Plans of one model for several machines, a column each."""
-    plan = columns[0].plan
-    rows = [
-        [output.say(title), *(output.say(cell(column.plan)) for column in columns)]
-        for title, cell in _COMPARE_ROWS
-    ]
-    head = text("{name}: {title}", name=plan.name, title=plan.title)
-    lines = [head, "", *output.table(rows, ["", *(column.label for column in columns)]), ""]
-    lines += [
-        f"{column.label}: {output.say(machine_line(column.plan.machine))}" for column in columns
-    ]
-    for column in columns:
-        lines += [f"{column.label}: {output.say(change)}" for change in column.plan.changes]
-    if any(column.plan.served is not column.plan.planned for column in columns):
-        lines += ["", LESS_TODAY]
-    return lines
 
 
 def machine_line(machine: MachineFacts) -> Text:
@@ -121,7 +96,7 @@ def _placement_table(plan: ModelPlan, output: Output) -> list[str]:
     placement = plan.planned.placement
     shares = (*placement.gpus, placement.ram)
     rows = [
-        [output.say(PART_NAMES[part]), *(_cell(share.parts.get(part, 0)) for share in shares)]
+        [output.say(PART_NAMES[part]), *(cell_of(share.parts.get(part, 0)) for share in shares)]
         for part in Part
         if any(share.parts.get(part) for share in shares)
     ]
@@ -130,8 +105,8 @@ def _placement_table(plan: ModelPlan, output: Output) -> list[str]:
         counts = (*placement.expert_layers_by_gpu, layers - placement.gpu_expert_layers)
         name = output.say(text("layers of routed experts"))
         rows.append([name, *(str(count or NONE) for count in counts)])
-    rows.append([output.say(text("total")), *(_cell(share.total_bytes) for share in shares)])
-    rows.append([output.say(text("usable")), *(_cell(share.usable_bytes) for share in shares)])
+    rows.append([output.say(text("total")), *(cell_of(share.total_bytes) for share in shares)])
+    rows.append([output.say(text("usable")), *(cell_of(share.usable_bytes) for share in shares)])
     return output.table(rows, ["", *(_device_name(share) for share in shares)])
 
 
@@ -139,7 +114,8 @@ def _device_name(share: Share) -> str:
     return "RAM" if share.device == "ram" else f"GPU {share.device.removeprefix('gpu')}"
 
 
-def _cell(num_bytes: int) -> str:
+def cell_of(num_bytes: int) -> str:
+    """A cell of a table."""
     return format_bytes(num_bytes) if num_bytes else NONE
 
 
@@ -168,7 +144,7 @@ def _speed_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
         filled = plan.spare_gpu.placement
         yield text(
             "Spare    with --gpu-memory all, VRAM holds {size} of routed experts: {rate} tok/s",
-            size=format_bytes(_expert_bytes(filled)),
+            size=format_bytes(expert_bytes(filled)),
             rate=speed(plan.spare_gpu.decode_tokens_per_s),
         )
 
@@ -261,45 +237,6 @@ def _served_lines(plan: ModelPlan, output: Output) -> Iterator[str]:
         yield f"         {output.say(difference)}"
 
 
-def _limit(plan: ModelPlan) -> Text:
-    if not plan.fits:
-        return RAM_CAPACITY
-    prediction = plan.planned.prediction
-    if isinstance(prediction, Prediction):
-        return RESOURCE_NAMES[prediction.limited_by]
-    return text("unknown")
-
-
-def _prefill(plan: ModelPlan) -> str:
-    prediction = plan.planned.prediction
-    known = plan.fits and isinstance(prediction, Prediction)
-    return speed(getattr(prediction, "prefill_tokens_per_s", None) if known else None)
-
-
-def _missing(plan: ModelPlan) -> str:
-    lack = plan.planned.lack
-    return NONE if lack is None else format_bytes(lack.missing_bytes)
-
-
-def _gpu_bytes(plan: ModelPlan, *, experts: bool) -> str:
-    placement = plan.planned.placement
-    return _cell(_expert_bytes(placement) if experts else placement.every_token_vram_bytes)
-
-
-def _expert_bytes(placement: Placement) -> int:
+def expert_bytes(placement: Placement) -> int:
     """Bytes of routed experts in GPU memory, copies or not."""
     return sum(share.routed_bytes + share.hot_bytes for share in placement.gpus)
-
-
-_COMPARE_ROWS = (
-    (text("RAM needed"), lambda plan: _cell(plan.planned.placement.total_bytes)),
-    (text("RAM usable"), lambda plan: _cell(plan.planned.placement.ram.usable_bytes)),
-    (text("RAM missing"), _missing),
-    (text("VRAM without experts"), lambda plan: _gpu_bytes(plan, experts=False)),
-    (text("VRAM for experts"), lambda plan: _gpu_bytes(plan, experts=True)),
-    (text("decode tok/s"), lambda plan: speed(plan.planned.decode_tokens_per_s)),
-    (text("prefill tok/s"), _prefill),
-    (text("limited by"), _limit),
-    (text("context that fits"), lambda plan: str(plan.largest_ctx or NONE)),
-    (text("today, decode tok/s"), lambda plan: speed(plan.served.decode_tokens_per_s)),
-)

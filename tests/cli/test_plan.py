@@ -75,6 +75,9 @@ def test_a_gpu_that_is_a_little_too_small_holds_some_layers_and_that_is_said(kto
         "Note     the GPU holds 53 of 61 layers, the CPU computes the others: 9.8 GiB of its "
         "memory can be used, 11.5 GiB would hold all"
     ) in ran.stdout
+    assert ran.stdout.count("11.5 GiB") == 1
+    both = ktops("plan", "r1-q4km", "--machine", machine, "--machine", "article")
+    assert f"{machine}: the GPU holds 53 of 61 layers" in both.stdout
     plan = document(ktops("plan", "r1-q4km", "--machine", machine, "--json"))["plans"][0]
     assert (plan["placement"]["gpu_layers"], plan["placement"]["gpu_head"]) == (53, False)
 
@@ -257,6 +260,9 @@ def test_plan_model_tells_today_from_what_the_gpu_could_bring(settings):
     assert not plan.served.fits
     assert plan.differences == ("the GPU is not used: torch here was built without CUDA",)
     assert plan.planned.decode_tokens_per_s is not None
+    small = dataclasses.replace(blocked, gpus=(dataclasses.replace(L40S, free_bytes=8 * GIB),))
+    (lack,) = plan_model("r1-q4km", settings, small).changes
+    assert lack.startswith("VRAM: 7.8 GiB there, 11.5 GiB needed")
 
 
 def test_the_model_named_instead_is_the_largest_that_this_version_can_serve(settings):

@@ -12,7 +12,7 @@ import schemas
 from planned_models import GIB
 
 import ktops.planning.machines.live as live
-from ktops.launch.plan_stage import Expectation, show_plan
+from ktops.launch.plan_line import Expectation, show_plan
 from ktops.output import Mode, Output
 from ktops.planning.model_plan import plan_model
 from ktops.settings import Settings
