@@ -80,7 +80,7 @@ def test_a_prompt_in_chunks_and_single_tokens_gives_the_same(case):
 
 def test_sequences_that_share_a_step_give_what_each_gives_alone(case):
     model, config, _ = case
-    sequences = [prompt(config, 20, seed=2), prompt(config, 33, seed=3)]
+    sequences = [prompt(config, 20, seed=2), prompt(config, 23, seed=3)]
     tables = ([3], [6])
 
     def step(runner, spans):
@@ -94,10 +94,10 @@ def test_sequences_that_share_a_step_give_what_each_gives_alone(case):
     # Both prompts, then a token of one beside a piece of the other.
     together, alone = new_runner(model, config), new_runner(model, config)
     step(together, ((0, 18), (0, 20)))
-    mixed = step(together, ((18, 1), (20, 12)))
+    mixed = step(together, ((18, 1), (20, 3)))
     for spans in (((0, 18), (0, 0)), ((0, 0), (0, 20))):
         step(alone, spans)
-    apart = torch.cat((step(alone, ((18, 1), (0, 0))), step(alone, ((0, 0), (20, 12)))))
+    apart = torch.cat((step(alone, ((18, 1), (0, 0))), step(alone, ((0, 0), (20, 3)))))
     assert middle_error(mixed, apart) <= BOUND
 
 
