@@ -17,7 +17,8 @@ from ktops_engine.config import EngineConfig
 from ktops_engine.errors import EXIT_USAGE, KtopsError
 from ktops_engine.machine import GpuFacts, MachineFacts
 from ktops_engine.model_config import ModelConfig
-from ktops_engine.plan.hot_experts import ExpertUse, HotFit, best_mix
+from ktops_engine.plan.expert_placement import expert_layers, experts_on_gpus
+from ktops_engine.plan.hot_experts import HotFit
 from ktops_engine.plan.model_bytes import ModelFacts, Part
 from ktops_engine.plan.shares import Placement, Share
 from ktops_engine.plan.sizes import (
@@ -61,9 +62,9 @@ def place(config: EngineConfig, facts: ModelFacts, machine: MachineFacts) -> Pla
         first_gpu, gpu_layers, is_whole = _fill_first_gpu(config, facts, machine, num_blocks, chunk)
         ram = _in_ram(facts, first_gpu, gpu_layers, num_blocks, chunk)
         use = facts.expert_use if is_whole else None
-        experts, hot = _experts_on_gpus(
-            config, facts, machine, first_gpu, gpu_layers, ram, chunk, use
-        )
+        rooms = _rooms(config, facts, machine, first_gpu, chunk)
+        ram_lack = ram.total() - int(machine.available_ram_bytes / (1 + SPARE_RAM_SHARE))
+        experts, hot = experts_on_gpus(config, facts, gpu_layers, rooms, ram_lack, use)
         ram[Part.ROUTED_EXPERTS] -= sum(map(sum, experts))
         if is_whole and ram.total() <= machine.available_ram_bytes:
             break
@@ -182,59 +183,19 @@ def _in_ram(
     return parts
 
 
-def _experts_on_gpus(
+def _rooms(
     config: EngineConfig,
     facts: ModelFacts,
     machine: MachineFacts,
     first_gpu: Mapping[Part, int],
-    gpu_layers: int,
-    ram: Counter[Part],
     chunk: int,
-    use: ExpertUse | None,
-) -> tuple[list[list[int]], HotFit]:
-    """Bytes of the routed experts of every layer on each GPU: from the first layer with experts
-    on, as far as the first GPU computes them, one GPU after the other. And copies of the most used
-    ones of other layers on the first GPU, where their `use` is known."""
-    if not first_gpu or not facts.can_stay_on_gpu:
-        return [[] for _ in machine.gpus], HotFit()
-    buffers = further_gpu_buffer_bytes(facts, chunk)
-    rooms = [usable_bytes(config, gpu) - buffers for gpu in machine.gpus]
-    rooms[0] = usable_bytes(config, machine.gpus[0]) - sum(first_gpu.values())
-    sizes = _expert_layers(facts, gpu_layers)
-    if config.gpu_experts is not None:
-        sizes = sizes[: config.gpu_experts // facts.config.n_routed_experts]
-    filled = _fill(sizes, rooms)
-    if sum(map(sum, filled)) == facts.bytes.routed_experts:
-        return filled, HotFit()
-    comfortable = int(machine.available_ram_bytes / (1 + SPARE_RAM_SHARE))
-    needed = _fill(sizes, rooms, at_least=ram.total() - comfortable)
-    if config.gpu_experts is None and config.gpu_memory_bytes is None:
-        return needed, HotFit()
-    if use is None:
-        return filled, HotFit()
-    ways: dict[int, list[list[int]]] = {}  # by number of layers; on the first GPU as few as can be
-    for on_first in range(len(filled[0]) + 1):
-        way = _fill(sizes, [sum(sizes[:on_first]), *rooms[1:]])
-        if sum(map(len, way)) >= sum(map(len, needed)):
-            ways.setdefault(sum(map(len, way)), way)
-    left = {count: rooms[0] - sum(way[0]) for count, way in ways.items()}
-    hot = best_mix(use, _expert_layers(facts, gpu_layers), facts.config, left, config.gpu_experts)
-    return ways[hot.first_layer], hot
-
-
-def _fill(sizes: list[int], rooms: list[int], at_least: int | None = None) -> list[list[int]]:
-    """Put layers of `sizes` into `rooms` one after the other, until all are in, or the last room is
-    full, or `at_least` bytes are in. Returns the sizes in each room."""
-    held: list[list[int]] = [[] for _ in rooms]
-    room = total = 0
-    for size in sizes:
-        while room < len(rooms) and sum(held[room]) + size > rooms[room]:
-            room += 1
-        if room == len(rooms) or (at_least is not None and total >= at_least):
-            break
-        held[room].append(size)
-        total += size
-    return held
+) -> list[int]:
+    """Bytes that each GPU has for routed experts, the first one beside what every token uses."""
+    on_first, on_further = sum(first_gpu.values()), further_gpu_buffer_bytes(facts, chunk)
+    return [
+        usable_bytes(config, gpu) - (on_further if index else on_first)
+        for index, gpu in enumerate(machine.gpus)
+    ]
 
 
 def _gpu_shares(
@@ -263,7 +224,7 @@ def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int, hot: Hot
     asked, one = config.gpu_experts, facts.config.n_routed_experts
     if not gpu_layers or hot.num_experts or asked is None:
         return []
-    if asked >= one * len(_expert_layers(facts)):
+    if asked >= one * len(expert_layers(facts)):
         return []
     if asked % one == 0:
         return []
@@ -276,12 +237,6 @@ def _rounding(config: EngineConfig, facts: ModelFacts, gpu_layers: int, hot: Hot
             most=asked // one * one,
         )
     ]
-
-
-def _expert_layers(facts: ModelFacts, num_layers: int | None = None) -> list[int]:
-    """Bytes of the routed experts of each layer that has any, of the first `num_layers`."""
-    layers = facts.bytes.layers[:num_layers]
-    return [layer.routed_experts for layer in layers if layer.routed_experts]
 
 
 def _share(device: str, usable: int, parts: Counter[Part]) -> Share:

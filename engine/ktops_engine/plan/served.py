@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.machine import MachineFacts
+from ktops_engine.plan.expert_placement import expert_layers
 from ktops_engine.plan.model_bytes import ModelFacts
 from ktops_engine.plan.placement import (
     every_token_gpu_bytes,
@@ -49,8 +50,7 @@ def _unused_gpus(
     how to use them, or that they are too small."""
     used = {share.gpu_index for share in placement.gpus}
     unused = [gpu for index, gpu in enumerate(machine.gpus) if index not in used]
-    on_first = facts.bytes.layers[: placement.gpu_layers]
-    sizes = [layer.routed_experts for layer in on_first if layer.routed_experts]
+    sizes = expert_layers(facts, placement.gpu_layers)
     if not unused or not sizes or not placement.ram.routed_bytes or not facts.can_stay_on_gpu:
         return
     needed = min(sizes) + further_gpu_buffer_bytes(facts, placement.prefill_chunk)
