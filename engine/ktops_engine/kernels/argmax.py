@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
+
 # Logits a program looks at. It writes one key; the few of a sequence are left to the host.
 _COLS = 4096
 
@@ -38,7 +40,7 @@ def argmax(logits: torch.Tensor, keys: torch.Tensor) -> None:
     shape = num_rows, triton.cdiv(vocab_size, _COLS)
     if not logits.is_contiguous() or logits.dtype != torch.float32 or keys.shape != shape:
         raise ValueError(f"argmax of {tuple(logits.shape)} {logits.dtype} to {tuple(keys.shape)}")
-    _argmax_kernel[shape[::-1]](logits, keys, vocab_size, COLS=_COLS, num_warps=8)
+    launch(_argmax_kernel, shape[::-1], logits, keys, vocab_size, COLS=_COLS, num_warps=8)
 
 
 def read(keys: torch.Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

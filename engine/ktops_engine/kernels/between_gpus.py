@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
+
 COLS = 1024
 
 
@@ -23,7 +25,8 @@ def send(
     """
     num_tokens, hidden = h.shape
     top_k = expert_ids.shape[1]
-    _send[(triton.cdiv(hidden, COLS), num_tokens)](
+    launch(
+        _send, (triton.cdiv(hidden, COLS), num_tokens),
         h, expert_ids, expert_weights, *target,
         HIDDEN=hidden, TOP_K=top_k, COLS=COLS, PAIRS=triton.next_power_of_2(top_k),
     )  # fmt: skip

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.gguf import QuantType
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.unpack import (
     PANEL_ROWS,
@@ -78,7 +79,9 @@ def dequantize(
     num_units = weight.cols // cut.cols
     grid = (count // PANEL_ROWS, triton.cdiv(num_units, _UNITS_A_PROGRAM))
     if count:
-        _dequantize_kernel[grid](
+        launch(
+            _dequantize_kernel,
+            grid,
             weight.data.view(torch.int32),
             out,
             first_row // PANEL_ROWS,

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.unpack import (
     PANEL_ROWS,
@@ -49,12 +50,14 @@ def resident_experts(
     h = inner
     if h is None:
         h = torch.empty(num_tokens * top_k, gate.rows, dtype=torch.bfloat16, device=x.device)
-    _gate_up[(gate.rows // PANEL_ROWS, num_tokens * top_k)](
+    launch(
+        _gate_up, (gate.rows // PANEL_ROWS, num_tokens * top_k),
         x.view(torch.int64), gate.data.view(torch.int32), up.data.view(torch.int32), h,
         expert_ids, slots,
         TOP_K=top_k, **_sizes(gate, GATE_WARPS),
     )  # fmt: skip
-    _down[(down.rows // PANEL_ROWS, num_tokens)](
+    launch(
+        _down, (down.rows // PANEL_ROWS, num_tokens),
         h.view(torch.int64), down.data.view(torch.int32), y, expert_ids, expert_weights, slots,
         TOP_K=top_k, ADDS=adds, **_sizes(down, DOWN_WARPS),
     )  # fmt: skip

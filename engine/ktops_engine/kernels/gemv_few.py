@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix, Join
 from ktops_engine.kernels.unpack import PANEL_ROWS, UNITS, panel_words, unit_products
 
@@ -118,7 +119,8 @@ def few_tokens(
     panels = PANELS if num_panels % PANELS == top_panels % PANELS == 0 else 1
     num_warps = _num_warps(num_panels * heads, num_units)
     data = weight.data.view(torch.int32)
-    _few_kernel[num_panels // panels, heads](
+    launch(
+        _few_kernel, (num_panels // panels, heads),
         data, data if other is None else other.data.view(torch.int32), x.view(torch.int64), y,
         num_tokens, num_panels, top_panels, num_units, cols // weight.type.block_size,
         panel_words(weight.type, cols), x.stride(0) // 4, x.stride(1) // 4,

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.kernels.dot import dot
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix, Join
 from ktops_engine.kernels.unpack import (
     PANEL_ROWS,
@@ -191,7 +192,9 @@ def many_tokens(
     if splits > 1:
         shape = (2 * splits if join is Join.GATED else splits, *y.shape)
         parts = torch.empty(shape, dtype=torch.float32, device=x.device)
-    _many_kernel[tiles, heads, splits](
+    launch(
+        _many_kernel,
+        (tiles, heads, splits),
         data,
         data if other is None else other.data.view(torch.int32),
         x,
@@ -217,7 +220,8 @@ def many_tokens(
         num_stages=1,
     )
     if splits > 1:
-        _sum_kernel[(triton.cdiv(y.numel(), _SUMMED),)](
+        launch(
+            _sum_kernel, (triton.cdiv(y.numel(), _SUMMED),),
             parts, y, y.numel(), splits,
             GATED=join is Join.GATED, ADD=add, BLOCK=_SUMMED, num_warps=2,
         )  # fmt: skip

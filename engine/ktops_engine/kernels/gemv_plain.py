@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.kernels.dot import dot
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix
 
 
@@ -77,7 +78,9 @@ def plain_gemv(
     num_tokens, heads, cols = x.shape
     one = num_tokens == 1
     rows_a_program = 4 if one else 32
-    _plain_kernel[triton.cdiv(weight.rows, rows_a_program), heads](
+    launch(
+        _plain_kernel,
+        (triton.cdiv(weight.rows, rows_a_program), heads),
         weight.data,
         weight.data if up is None else up.data,
         x,

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
 from ktops_engine.native.handoff import NUMBER_MASK, REFUSED
 
 _NUMBER_MASK = tl.constexpr(NUMBER_MASK)
@@ -177,7 +178,8 @@ def post(
     top_k = expert_ids.shape[1]
     cols = triton.next_power_of_2(hidden)
     num_warps = min(max(cols // 256, 1), 32)
-    _post_kernel[(1,)](
+    launch(
+        _post_kernel, (1,),
         x, expert_ids, expert_weights, expert_ids if slots is None else slots, layer, num_tokens,
         block["activations"], block["expert_ids"], block["expert_weights"],
         block["layer"], block["asked"], state,
@@ -203,7 +205,8 @@ def take(
     num_tokens, hidden = residual.shape
     tokens = min(triton.next_power_of_2(num_tokens), _TAKE_TOKENS)
     grid = (triton.cdiv(hidden, _TAKE_COLS), triton.cdiv(num_tokens, tokens))
-    _take_kernel[grid](
+    launch(
+        _take_kernel, grid,
         residual, block["result"], block["done"], block["given_up"], state, patience_ns, num_tokens,
         hidden,
         TOKENS=tokens, COLS=_TAKE_COLS, THREADS=32 * _TAKE_WARPS,

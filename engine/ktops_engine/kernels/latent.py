@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.norm import normalized_row
 
 
@@ -129,7 +130,8 @@ def _launch(
     # Without a query its program is not launched; the pointers stand in for nothing.
     query_in, query_weight, query_out = query or (kv, norm_weight, kv)
     query_rank = query_in.shape[1]
-    _store_latent_kernel[(num_tokens, 1 if query is None else 2)](
+    launch(
+        _store_latent_kernel, (num_tokens, 1 if query is None else 2),
         kv, norm_weight, cos_sin, slots, cache, query_in, query_weight, query_out,
         kv.stride(0), cache.stride(0), query_in.stride(0), rank, num_pairs, query_rank, eps,
         BLOCK_RANK=triton.next_power_of_2(rank),
@@ -177,7 +179,8 @@ def rotate_query(q_rope: torch.Tensor, cos_sin: torch.Tensor) -> None:
     if rope != 2 * num_pairs:
         raise ValueError(f"queries of {rope} for {num_pairs} pairs")
     block_heads = min(triton.next_power_of_2(num_heads), 16)
-    _rotate_query_kernel[(num_tokens, triton.cdiv(num_heads, block_heads))](
+    launch(
+        _rotate_query_kernel, (num_tokens, triton.cdiv(num_heads, block_heads)),
         q_rope, cos_sin, q_rope.stride(0), q_rope.stride(1), num_heads, num_pairs,
         BLOCK_HEADS=block_heads,
         BLOCK_PAIRS=triton.next_power_of_2(num_pairs),

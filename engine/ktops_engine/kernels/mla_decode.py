@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.kernels.dot import dot
+from ktops_engine.kernels.launch import launch
 
 BLOCK_SIZE = 64
 _LOG2_E = 1.4426950408889634
@@ -254,7 +255,8 @@ def mla_decode(
     out = torch.empty(num_tokens, num_heads, rank, dtype=torch.bfloat16, device=cache.device)
     block_rank = max(triton.next_power_of_2(rank), 16)
     block_rope = max(triton.next_power_of_2(rope), 16)
-    _split_kernel[(triton.cdiv(num_heads, tiling.block_heads), splits, num_tokens)](
+    launch(
+        _split_kernel, (triton.cdiv(num_heads, tiling.block_heads), splits, num_tokens),
         q_latent, q_rope, cos_sin, cache, block_tables, lengths, parts, sums,
         q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1),
         cache.stride(0), max_blocks, num_heads, rank, rope, scale * _LOG2_E,
@@ -270,7 +272,8 @@ def mla_decode(
     )  # fmt: skip
     # A quarter of a row a program: many programs, each with all of its loads under way at once.
     combined = max(block_rank // 4, 16)
-    _combine_kernel[(num_heads, num_tokens, triton.cdiv(rank, combined))](
+    launch(
+        _combine_kernel, (num_heads, num_tokens, triton.cdiv(rank, combined)),
         parts, sums, lengths, out, num_heads, rank,
         NUM_SPLITS=splits,
         BLOCK_RANK=combined,

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.kernels.dot import dot
+from ktops_engine.kernels.launch import launch
 
 _LOG2_E = 1.4426950408889634
 # Query rows and context rows of a tile; three tiles on their way fit an H100's shared memory.
@@ -176,7 +177,8 @@ def mla_prefill(
         raise ValueError(f"rotary keys {tuple(k_rope.shape)}, output {tuple(out.shape)}")
     if not k_nope.is_contiguous() or not value.is_contiguous() or out.stride(1) != v_dim:
         raise ValueError("keys, values and the heads of the output must be contiguous")
-    _prefill_kernel[(triton.cdiv(num_new, _BLOCK_M), num_heads)](
+    launch(
+        _prefill_kernel, (triton.cdiv(num_new, _BLOCK_M), num_heads),
         q, k_nope, k_rope, value, out,
         q.stride(0), q.stride(1), k_rope.stride(0), out.stride(0), num_new, num_context,
         scale * _LOG2_E, nope, rope, v_dim,

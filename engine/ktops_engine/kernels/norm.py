@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
+
 
 @triton.jit
 def normalized_row(x_ptr, weight_ptr, eps, n, BLOCK: tl.constexpr):
@@ -37,7 +39,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     y = torch.empty(num_tokens, n, dtype=torch.bfloat16, device=x.device)
     block = triton.next_power_of_2(n)
     num_warps = min(max(block // 1024, 1), 16)
-    _rms_norm_kernel[(num_tokens,)](
-        x, weight, y, x.stride(0), n, eps, BLOCK=block, num_warps=num_warps
-    )
+    launch(
+        _rms_norm_kernel, (num_tokens,),
+        x, weight, y, x.stride(0), n, eps, BLOCK=block, num_warps=num_warps,
+    )  # fmt: skip
     return y

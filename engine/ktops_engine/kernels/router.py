@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.model_config import ModelConfig
 
@@ -64,7 +65,8 @@ def _few_logits(
     num_tokens, hidden = x.shape
     num_experts = weight.shape[0]
     logits = torch.empty(num_tokens, num_experts, dtype=torch.float32, device=x.device)
-    _logits_kernel[(triton.cdiv(num_experts, program_experts),)](
+    launch(
+        _logits_kernel, (triton.cdiv(num_experts, program_experts),),
         x, weight, logits, num_tokens, hidden, num_experts,
         BLOCK_TOKENS=triton.next_power_of_2(num_tokens),
         BLOCK_EXPERTS=program_experts,
@@ -207,7 +209,8 @@ def route(
         raise ValueError(f"counts {tuple(counts.shape)} {counts.dtype} for {num_experts} experts")
     num_groups = 1 if config.topk_method == "greedy" else config.n_group
     group_size = num_experts // num_groups
-    _route_kernel[(num_tokens,)](
+    launch(
+        _route_kernel, (num_tokens,),
         logits, logits if bias is None else bias, ids, weights,
         ids if counts is None else counts,
         num_experts, group_size, config.routed_scaling_factor,
