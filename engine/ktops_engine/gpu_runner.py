@@ -15,6 +15,8 @@ from ktops_engine.decode_graph import DecodeGraph
 from ktops_engine.errors import KtopsError
 from ktops_engine.gpu_memory import compute_within
 from ktops_engine.kept_counts import CountKeeper
+from ktops_engine.kernels import argmax
+from ktops_engine.kernels.launch import compile_launches
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.models.deepseek2_gpu import HybridModel
@@ -61,11 +63,33 @@ class GpuRunner:
         """Compile the kernels and capture the graph of one sequence, so that the first request need
         not wait for it; steps have at most `max_tokens`."""
         room = min(max_tokens, self._cache.num_blocks * self._cache.block_size)
-        for count in WARM_UP_TOKENS:
-            if count <= room:
-                self._warm_up_prompt(count)
+        prompts = [count for count in WARM_UP_TOKENS if count <= room]
+        self.compile_kernels(prompts)
+        for count in prompts:
+            self._warm_up_prompt(count)
         self._graph(1)
         torch.cuda.synchronize(self._model.device)
+
+    @torch.inference_mode()
+    def compile_kernels(self, prompts: Sequence[int]) -> None:
+        """Compile what prompts of so many tokens launch, and decodes of any number of sequences.
+        Nothing is computed: cache, counts and what is known of speeds stay as they are."""
+
+        def launch_all() -> None:
+            for count in prompts:
+                self._warm_up_prompt(count)
+            for count in range(1, MAX_FEW_TOKENS + 1):
+                self._launch_decode(count)
+
+        compile_launches(launch_all, self._model.device, self._num_threads)
+
+    def _launch_decode(self, num_sequences: int) -> None:
+        """What `DecodeGraph` captures."""
+        tensors = StepTensors(self._model, self._cache, num_sequences, num_sequences)
+        step = tensors.step((1,) * num_sequences, (0,) * num_sequences)
+        out = self._model.decode(step, self._cache, is_captured=True)
+        if self._model.tail is None:
+            argmax.argmax(out, argmax.new_keys(out))
 
     def _warm_up_prompt(self, num_tokens: int) -> None:
         """Compute random embeddings; the cache stays as it is."""

@@ -20,6 +20,7 @@ import triton.language as tl
 
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.dot import dot
+from ktops_engine.kernels.launch import is_compiling, launch
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.stretches import (
     STRETCHES,
@@ -30,7 +31,7 @@ from ktops_engine.kernels.stretches import (
 )
 
 ROW_TILE = 64
-MAX_PAIR_TILE = 128
+PAIR_TILES = (16, 32, 64, 128)
 NUM_STAGES = 2
 COMBINE_COLS = 1024
 
@@ -71,7 +72,7 @@ class Tiles:
 
 def tile_pairs_for(most_pairs: int) -> int:
     """How many pairs a tile takes when no expert has more than `most_pairs`."""
-    return min(max(16, 1 << max(most_pairs - 1, 0).bit_length()), MAX_PAIR_TILE)
+    return next((size for size in PAIR_TILES if most_pairs <= size), PAIR_TILES[-1])
 
 
 def has_kernel(type: QuantType, rows: int, cols: int) -> bool:
@@ -107,18 +108,23 @@ def grouped_experts(
     gate, up, down = experts.gate, experts.up, experts.down
     h = torch.empty(num_pairs, gate.rows, dtype=torch.bfloat16, device=x.device)
     out = torch.empty(num_pairs, down.rows, dtype=torch.float32, device=x.device)
-    _gate_up[(gate.rows // ROW_TILE * tiles.num_tiles,)](
-        x, gate.data.view(torch.int32), up.data.view(torch.int32), h, pairs.tokens,
-        tiles.data, tiles.first_tile, tiles.first_pair,
-        **_sizes(gate, tiles.tile_pairs),
-    )  # fmt: skip
-    _down[(down.rows // ROW_TILE * tiles.num_tiles,)](
-        reorder(h, down.type), down.data.view(torch.int32), out, pairs.weights,
-        tiles.data, tiles.first_tile, tiles.first_pair,
-        **_sizes(down, tiles.tile_pairs),
-    )  # fmt: skip
+    # Which sizes of tiles a prompt takes depends on its tokens: all are compiled.
+    for tile_pairs in PAIR_TILES if is_compiling() else (tiles.tile_pairs,):
+        launch(
+            _gate_up, (gate.rows // ROW_TILE * tiles.num_tiles,),
+            x, gate.data.view(torch.int32), up.data.view(torch.int32), h, pairs.tokens,
+            tiles.data, tiles.first_tile, tiles.first_pair,
+            **_sizes(gate, tile_pairs),
+        )  # fmt: skip
+        launch(
+            _down, (down.rows // ROW_TILE * tiles.num_tiles,),
+            reorder(h, down.type), down.data.view(torch.int32), out, pairs.weights,
+            tiles.data, tiles.first_tile, tiles.first_pair,
+            **_sizes(down, tile_pairs),
+        )  # fmt: skip
     num_tokens, top_k = pairs.places.shape
-    _combine[(num_tokens, triton.cdiv(down.rows, COMBINE_COLS))](
+    launch(
+        _combine, (num_tokens, triton.cdiv(down.rows, COMBINE_COLS)),
         out, pairs.places, y, tiles.first_pair, tiles.end_pair,
         HIDDEN=down.rows, TOP_K=top_k, COLS_TILE=COMBINE_COLS,
     )  # fmt: skip

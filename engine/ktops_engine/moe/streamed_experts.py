@@ -20,6 +20,7 @@ from ktops_engine.kernels.grouped_gemm import (
     Tiles,
     grouped_experts,
 )
+from ktops_engine.kernels.launch import is_compiling
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.stretches import reorder
 from ktops_engine.moe.cpu_part import CpuPart, Floats, Ids
@@ -78,6 +79,8 @@ class StreamedExperts:
         ids, weights = (tensor.numpy() for tensor in routed())  # waits for the router
         stream.learn()
         self._counts = np.bincount(ids[ids >= 0], minlength=len(self._counts)).tolist()
+        if is_compiling():
+            return self._launch_once(x, ids, weights)
         ahead = stream.ahead_of(self)
         on_gpu = set(self._hot_slots) | set({} if ahead is None else ahead.slot_of)
         split = split_experts(
@@ -97,6 +100,15 @@ class StreamedExperts:
             stream.bring_ahead_after(self)
         stream.finished(split, gpu_seconds, cpu_seconds)
         self._count(split)
+        return y
+
+    def _launch_once(self, x: torch.Tensor, ids: Ids, weights: Floats) -> torch.Tensor:
+        """What prompts launch, with one expert brought: no more is there to be compiled, and
+        nothing to be learnt about speed."""
+        y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        if self._can_stream:
+            split = Split((), (0,), (), 0.0, 0.0)
+            self._run_gpu(x, ids, weights, split, None, [(0,)], [self._fetch_next((0,))], y)
         return y
 
     def bring_ahead(self) -> Ahead:
