@@ -43,7 +43,7 @@ def _rotated(q_ptr, cos_sin_ptr, columns, mask):
     return (q * cos + partner * sin).to(tl.bfloat16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["block_tables_ptr", "lengths_ptr"])
 def _split_kernel(
     q_latent_ptr,
     q_rope_ptr,
@@ -142,7 +142,7 @@ def _split_kernel(
     tl.store(sums_ptr + row, top + tl.log2(total), mask=heads < num_heads)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lengths_ptr"])
 def _combine_kernel(
     parts_ptr,
     sums_ptr,

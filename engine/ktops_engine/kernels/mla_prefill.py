@@ -94,7 +94,7 @@ def _attend_tiles(
     return out, top, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_new", "num_context"])
 def _prefill_kernel(
     q_ptr,
     k_nope_ptr,

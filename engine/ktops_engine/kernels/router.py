@@ -13,7 +13,7 @@ from ktops_engine.model_config import ModelConfig
 _NO_KEY = tl.constexpr(-0x8000000000000000)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def _logits_kernel(
     x_ptr,
     weight_ptr,
