@@ -17,7 +17,7 @@ extern "C" {
 #define KTOPS_API __attribute__((visibility("default")))
 
 /* Raised by any change of a struct, a number or a meaning in this header. */
-#define KTOPS_ABI_VERSION 5
+#define KTOPS_ABI_VERSION 6
 
 typedef enum ktops_status {
   KTOPS_OK = 0,
@@ -218,7 +218,6 @@ typedef struct ktops_handoff_traffic {
   uint64_t num_requests;
   uint64_t num_bytes;  /* of weights: each chosen expert once a request */
   uint64_t compute_ns; /* from a request's arrival to its answer */
-  uint64_t wait_ns;    /* for requests */
 } ktops_handoff_traffic;
 
 typedef struct ktops_pool ktops_pool;

@@ -105,10 +105,8 @@ int32_t ktops_handoff::serve(ktops_pool& pool, uint32_t count, uint64_t timeout_
   const Awake awake(pool);
   for (uint32_t i = 0; i < count && failure_ == KTOPS_OK; ++i) {
     const uint32_t number = number_after(last_number_);
-    const uint64_t began = ktops::now_ns();
     failure_ = await(number, timeout_ns);
     const uint64_t came = ktops::now_ns();
-    wait_ns_.fetch_add(came - began, std::memory_order_relaxed);
     if (failure_ == KTOPS_OK)
       failure_ = answer(pool, number);
     compute_ns_.fetch_add(ktops::now_ns() - came, std::memory_order_relaxed);
@@ -201,6 +199,5 @@ void ktops_handoff::reset() {
 
 ktops_handoff_traffic ktops_handoff::traffic() const {
   constexpr auto relaxed = std::memory_order_relaxed;
-  return {num_requests_.load(relaxed), num_bytes_.load(relaxed), compute_ns_.load(relaxed),
-          wait_ns_.load(relaxed)};
+  return {num_requests_.load(relaxed), num_bytes_.load(relaxed), compute_ns_.load(relaxed)};
 }

@@ -46,7 +46,7 @@ struct ktops_handoff {
   uint32_t last_number_ = 0;   // of the request served last
   int32_t failure_ = KTOPS_OK; // why nothing is served until the reset
   std::atomic<bool> is_cancelled_{false};
-  std::atomic<uint64_t> num_requests_{0}, num_bytes_{0}, compute_ns_{0}, wait_ns_{0};
+  std::atomic<uint64_t> num_requests_{0}, num_bytes_{0}, compute_ns_{0};
 
   // Our copies of the request, and of the layers.
   ktops::Scratch memory_;

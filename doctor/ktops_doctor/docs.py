@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 
-from ktops_doctor.check import Check
 from ktops_doctor.checks import all_checks
 
 _HEAD = """\
@@ -60,10 +58,10 @@ fails is told with its reason, and the command exits with 1.
 """
 
 
-def render_docs(checks: Sequence[Check] | None = None) -> str:
+def render_docs() -> str:
     """The whole page: an introduction, then every check under its section."""
     lines = [_HEAD.rstrip()]
-    for section, group in groupby(checks or all_checks(), key=lambda check: check.section):
+    for section, group in groupby(all_checks(), key=lambda check: check.section):
         lines += ["", f"## {section.value}"]
         for check in group:
             lines += ["", f"### {check.id}", "", f"**{check.title}.** {check.why}"]

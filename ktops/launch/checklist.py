@@ -19,7 +19,7 @@ from ktops_engine.errors import EXIT_FAILED, EXIT_NOT_ENOUGH, KtopsError
 from ktops_engine.text import Text, joined, text
 
 if TYPE_CHECKING:
-    from ktops_doctor import Host, Result, Target
+    from ktops_doctor import Result, Target
 
 # Ids, or their topics, whose failure means that the machine has not enough of something.
 _SIZES = ("mem.total", "mem.limit", "mem.available", "cpu.cores", "gpu.vram", "disk")
@@ -46,12 +46,12 @@ class Checked:
         return [result for result in self.of("warn") if result.id in RISKS]
 
 
-def run_subset(ids: Iterable[str], target: Target, host: Host | None = None) -> Checked:
+def run_subset(ids: Iterable[str], target: Target) -> Checked:
     """Run the doctor's checks named `ids` on this machine."""
     from ktops_doctor import LiveHost, run_checks
 
     began = time.monotonic()
-    results = tuple(run_checks(ids, host or LiveHost(), target))
+    results = tuple(run_checks(ids, LiveHost(), target))
     return Checked(results, time.monotonic() - began)
 
 

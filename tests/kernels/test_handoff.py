@@ -57,7 +57,6 @@ def test_experts_read_are_counted_once_a_request(model: Model) -> None:
     traffic = model.handoff.traffic
     assert traffic.num_bytes == 2 * model.expert_bytes
     assert traffic.seconds > 0
-    assert model.handoff.wait_seconds >= 0
 
 
 def test_experts_that_lie_on_the_gpu_are_not_asked_for(model: Model) -> None:

@@ -21,16 +21,12 @@ FIRST_RATES = Rates(stream=40e9, gpu_flops=150e12, cpu_bytes=100e9, cpu_flops=4e
 @dataclass
 class StreamStats:
     """What has been done: experts by who computed them (`hot`: copies in GPU memory, `ahead`:
-    brought before they were asked for), bytes brought to the GPU, and seconds of both sides in the
-    last layer measured."""
+    brought before they were asked for)."""
 
     hot: int = 0
     ahead: int = 0
     streamed: int = 0
     cpu: int = 0
-    streamed_bytes: int = 0
-    gpu_seconds: float = 0.0
-    cpu_seconds: float = 0.0
 
 
 class StreamedLayer(Protocol):
@@ -94,9 +90,7 @@ class ExpertStream:
         """Correct the rates by the layer before, whose GPU work is over by now."""
         if self._unmeasured is not None:
             split, gpu_seconds, cpu_seconds = self._unmeasured
-            seconds = gpu_seconds()
-            self.stats.gpu_seconds, self.stats.cpu_seconds = seconds, cpu_seconds
-            self.rates = corrected(self.rates, split, seconds, cpu_seconds)
+            self.rates = corrected(self.rates, split, gpu_seconds(), cpu_seconds)
             self._unmeasured = None
 
     def finished(self, split: Split, gpu_seconds: Callable[[], float], cpu_seconds: float) -> None:

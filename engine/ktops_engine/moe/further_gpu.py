@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ktops_engine.kernels.between_gpus import send
+from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.moe.gpu_experts import ResidentExperts
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -32,7 +33,6 @@ class FurtherGpu:
         hidden: int,
         intermediate: int,
         top_k: int,
-        max_tokens: int = 16,
         *,
         is_direct: bool | None = None,
     ) -> None:
@@ -41,20 +41,20 @@ class FurtherGpu:
         self.device = device
         self._first = first
         self._on_gpu = device.type == "cuda"
-        self._hidden, self._top_k, self.max_tokens = hidden, top_k, max_tokens
+        self._hidden, self._top_k = hidden, top_k
         if is_direct is None:
             is_direct = _writes_arrive(first, device) and _writes_arrive(device, first)
         self.is_direct = is_direct
-        request_bytes = max_tokens * self._token_bytes
+        request_bytes = MAX_FEW_TOKENS * self._token_bytes
         self._request = torch.empty(request_bytes, dtype=torch.uint8, device=device)
         self._inner = torch.empty(
-            max_tokens * top_k, intermediate, dtype=torch.bfloat16, device=device
+            MAX_FEW_TOKENS * top_k, intermediate, dtype=torch.bfloat16, device=device
         )
-        self._result = torch.empty(max_tokens, hidden, device=first)
+        self._result = torch.empty(MAX_FEW_TOKENS, hidden, device=first)
         self._sent, self._answer = self._request, self._result
         if not is_direct:
             self._sent = torch.empty(request_bytes, dtype=torch.uint8, pin_memory=self._on_gpu)
-            self._answer = torch.empty(max_tokens, hidden, pin_memory=self._on_gpu)
+            self._answer = torch.empty(MAX_FEW_TOKENS, hidden, pin_memory=self._on_gpu)
         if self._on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._asked = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -74,11 +74,11 @@ class FurtherGpu:
         """Queue the products of a few tokens with `experts`, which are on this GPU.
 
         h: [tokens, hidden] bfloat16; expert_ids: [tokens, top_k] int32; expert_weights: float32;
-        on the first GPU. Raises ValueError for more than `max_tokens` tokens.
+        on the first GPU. Raises ValueError for more than `MAX_FEW_TOKENS` tokens.
         """
         num_tokens = h.shape[0]
-        if num_tokens > self.max_tokens:
-            raise ValueError(f"{num_tokens} tokens, more than {self.max_tokens}")
+        if num_tokens > MAX_FEW_TOKENS:
+            raise ValueError(f"{num_tokens} tokens, more than {MAX_FEW_TOKENS}")
         send(h, expert_ids, expert_weights, self._parts(self._sent, num_tokens))
         if self._on_gpu:
             self._asked.record(torch.cuda.current_stream(self._first))

@@ -36,13 +36,12 @@ class Handoff:
         hidden: int,
         top_k: int,
         device: torch.device,
-        max_tokens: int = MAX_FEW_TOKENS,
     ) -> None:
         """`layers`: gate, up and down of each, kept alive by the owner.
 
         Raises KtopsError: native-call (shapes or types of a layer), out-of-memory.
         """
-        layout = block_layout(native, hidden, top_k, max_tokens)
+        layout = block_layout(native, hidden, top_k, MAX_FEW_TOKENS)
         # A cache line more, because torch promises no alignment.
         on_gpu = device.type == "cuda"
         memory = torch.zeros(layout.num_bytes + 64, dtype=torch.uint8, pin_memory=on_gpu)
@@ -53,7 +52,7 @@ class Handoff:
             return block[start : start + count * dtype.itemsize].view(dtype)
 
         self._block = {name: part(name, torch.int32, count) for name, count in _FLAGS.items()}
-        pairs, values = max_tokens * top_k, max_tokens * hidden
+        pairs, values = MAX_FEW_TOKENS * top_k, MAX_FEW_TOKENS * hidden
         self._block["activations"] = part("activations", torch.bfloat16, values)
         self._block["expert_ids"] = part("expert_ids", torch.int32, pairs)
         self._block["expert_weights"] = part("expert_weights", torch.float32, pairs)
@@ -63,10 +62,10 @@ class Handoff:
         self._patience_ns = torch.empty(1, dtype=torch.int64, device=device)
         self.set_patience(GPU_PATIENCE_SECONDS)
         self._device = device
-        self._hidden, self._top_k, self._max_tokens = hidden, top_k, max_tokens
+        self._hidden, self._top_k = hidden, top_k
         self.num_layers = len(layers)
         self._server = HandoffServer(
-            native, pool, layers, layout, block.data_ptr(), hidden, top_k, max_tokens
+            native, pool, layers, layout, block.data_ptr(), hidden, top_k, MAX_FEW_TOKENS
         )
 
     def post(
@@ -84,7 +83,7 @@ class Handoff:
         that is not negative are not for the CPU either. Raises ValueError for anything else.
         """
         num_tokens = x.shape[0]
-        if not 0 <= layer < self.num_layers or not 1 <= num_tokens <= self._max_tokens:
+        if not 0 <= layer < self.num_layers or not 1 <= num_tokens <= MAX_FEW_TOKENS:
             raise ValueError(f"no layer {layer}, or too many tokens: {num_tokens}")
         self._check("x", x, num_tokens, self._hidden, torch.bfloat16)
         self._check("expert_ids", expert_ids, num_tokens, self._top_k, torch.int32)
@@ -140,11 +139,6 @@ class Handoff:
         """Bytes of experts the CPU has read for the GPU, and the seconds it took."""
         total = self._server.traffic
         return ExpertTraffic(total.num_bytes, total.compute_ns * 1e-9)
-
-    @property
-    def wait_seconds(self) -> float:
-        """How long `serve` has waited for requests."""
-        return self._server.traffic.wait_ns * 1e-9
 
     def _check(self, name: str, x: torch.Tensor, rows: int, cols: int, dtype: torch.dtype) -> None:
         if x.shape != (rows, cols) or x.dtype != dtype or not x.is_contiguous():

@@ -127,7 +127,6 @@ class StreamedExperts:
         stats.ahead += len(split.resident) - num_hot
         stats.streamed += len(split.streamed)
         stats.cpu += len(split.cpu)
-        stats.streamed_bytes += len(split.streamed) * self._cost.num_bytes
 
     def _runs(self, split: Split) -> list[tuple[int, ...]]:
         """Streamed experts, those of one staging buffer together."""

@@ -6,7 +6,7 @@ import ctypes
 from enum import IntEnum
 from typing import ClassVar
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 
 class Status(IntEnum):
@@ -157,13 +157,11 @@ class HandoffTraffic(ctypes.Structure):
     num_requests: int
     num_bytes: int
     compute_ns: int
-    wait_ns: int
 
     _fields_: ClassVar = [
         ("num_requests", ctypes.c_uint64),
         ("num_bytes", ctypes.c_uint64),
         ("compute_ns", ctypes.c_uint64),
-        ("wait_ns", ctypes.c_uint64),
     ]
 
 
