@@ -14,14 +14,15 @@ import gc
 import random
 import statistics
 import tempfile
-import time
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import torch
+from answer_times import answer_times
 
 ROUTES = 100  # launches in a graph
+# Drawn, not greedy: that ends in a loop of few tokens, and of few experts.
+drawn_times = partial(answer_times, temperature=1)
 SKEWS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -55,21 +56,6 @@ def cost_of_counting(model) -> None:
         without = timed_graph(partial(route, logits, bias, model))
         counting = timed_graph(partial(route, logits, bias, model, counts=counts))
         print(f"choice for {tokens:2} tokens: {without:.2f} us, with counts {counting:.2f} us")
-
-
-def answer(llm, prompt: list[int], num_tokens: int) -> tuple[float, list[float]]:
-    """Seconds to the first token, and those from each to the next. Drawn, not greedy: that ends in
-    a loop of few tokens, and of few experts."""
-    from ktops_engine import SamplingParams
-
-    params = SamplingParams(temperature=1, top_p=1, max_tokens=num_tokens, ignore_eos=True)
-    times = [time.perf_counter()]
-    for output in llm.generate(prompt, params):
-        if output.error:
-            raise SystemExit(output.error)
-        times.append(time.perf_counter())
-    gaps = [after - before for before, after in pairwise(times)]
-    return gaps[0], gaps[1:]
 
 
 def main() -> None:
@@ -110,13 +96,15 @@ def main() -> None:
             def prompt(count: int, vocabulary: range = vocabulary) -> list[int]:
                 return draw.choices(vocabulary, k=count)
 
-            answer(llm, prompt(16), 8)
+            drawn_times(llm, prompt(16), 8)
             before = llm.stats().experts.num_bytes
-            gaps = [gap for _ in range(8) for gap in answer(llm, prompt(4), args.tokens)[1]]
+            gaps = [gap for _ in range(8) for gap in drawn_times(llm, prompt(4), args.tokens)[1]]
             read = (llm.stats().experts.num_bytes - before) / len(gaps)
             whole = whole or read
-            answer(llm, prompt(args.prompt), 1)
-            seconds = statistics.median(answer(llm, prompt(args.prompt), 1)[0] for _ in range(3))
+            drawn_times(llm, prompt(args.prompt), 1)
+            seconds = statistics.median(
+                drawn_times(llm, prompt(args.prompt), 1)[0] for _ in range(3)
+            )
             placement, model = llm.placement, llm.model_config
             print(
                 f"{placement.gpu_expert_layers} layers and {placement.hot_experts} copies in VRAM "

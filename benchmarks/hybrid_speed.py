@@ -14,25 +14,11 @@ import json
 import random
 import statistics
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
+from answer_times import answer_times
 from token_parts import TokenParts
-
-
-def timed(llm, prompt: list[int], num_tokens: int) -> tuple[float, list[float]]:
-    """Seconds to the first token, and those from each to the next."""
-    from ktops_engine import SamplingParams
-
-    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
-    times = [time.perf_counter()]
-    for output in llm.generate(prompt, params):
-        if output.error:
-            raise SystemExit(output.error)
-        times.append(time.perf_counter())
-    gaps = [after - before for before, after in pairwise(times)]
-    return gaps[0], gaps[1:]
 
 
 def vram_bytes() -> list[int]:
@@ -119,10 +105,11 @@ def main() -> None:
     def prompt(count: int) -> list[int]:
         return draw.choices(vocabulary, k=count)
 
-    timed(llm, prompt(16), 8)
+    answer_times(llm, prompt(16), 8)
 
     def decode() -> list[float]:
-        return [gap for _ in range(args.repeat) for gap in timed(llm, prompt(8), args.decode)[1]]
+        answers = (answer_times(llm, prompt(8), args.decode) for _ in range(args.repeat))
+        return [gap for _, gaps in answers for gap in gaps]
 
     before = llm.stats().experts
     bytes_before, seconds_before = before.num_bytes, before.seconds
@@ -149,8 +136,8 @@ def main() -> None:
     predicted = getattr(predict(placement, facts, machine), "decode_tokens_per_s", None)
     held = [("decode, tok/s", predicted, found["decode_tok_s"])]
     for count in args.prompts:
-        timed(llm, prompt(count), 1)
-        rates = [count / timed(llm, prompt(count), 1)[0] for _ in range(args.repeat)]
+        answer_times(llm, prompt(count), 1)
+        rates = [count / answer_times(llm, prompt(count), 1)[0] for _ in range(args.repeat)]
         found[f"prompt_{count}_tok_s"] = [round(rate, 1) for rate in rates]
         predicted = getattr(predict_prompt(placement, facts, machine, count), "tokens_per_s", None)
         held.append((f"prompt of {count}, tok/s", predicted, statistics.median(rates)))
