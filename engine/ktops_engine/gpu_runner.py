@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 # Prompts that use every form of the kernels: few tokens, many, and few to many for an expert.
 WARM_UP_TOKENS = (5, 32, 512, 2048)
 
+# Kernels that are compiled at once: more would wait for Python's lock, each with its memory.
+MAX_COMPILING = 16
+
 
 class GpuRunner:
     """All that every token uses on the GPU, or as much as there is room for; routed experts by the
@@ -44,8 +47,8 @@ class GpuRunner:
         num_threads: int = 1,
         keeper: CountKeeper | None = None,
     ) -> None:
-        """`num_threads`: torch's own, for prompts in layers on the CPU; `keeper` gets a look at
-        what was counted after every step."""
+        """`num_threads`: torch's own, for prompts in layers on the CPU, and of those that compile;
+        `keeper` gets a look at what was counted after every step."""
         self._model = model
         self._num_threads = num_threads
         self._keeper = keeper
@@ -81,7 +84,8 @@ class GpuRunner:
             for count in range(1, MAX_FEW_TOKENS + 1):
                 self._launch_decode(count)
 
-        compile_launches(launch_all, self._model.device, self._num_threads)
+        num_threads = min(self._num_threads, MAX_COMPILING)
+        compile_launches(launch_all, self._model.device, num_threads)
 
     def _launch_decode(self, num_sequences: int) -> None:
         """What `DecodeGraph` captures."""
