@@ -62,7 +62,7 @@ class Case:
         return Figure(self.section, self.name, self.tokens, seconds, self.num_bytes, self.flops)
 
 
-def graph_seconds(calls: Sequence[Call], replays: int = REPLAYS) -> float:
+def graph_seconds(calls: Sequence[Call]) -> float:
     """Seconds of each of `calls`, captured one after another."""
     calls[0]()
     torch.cuda.synchronize()
@@ -70,7 +70,7 @@ def graph_seconds(calls: Sequence[Call], replays: int = REPLAYS) -> float:
     with torch.cuda.graph(graph):
         kept = [call() for call in calls]
     graph.replay()
-    times = [event_seconds(graph.replay) for _ in range(replays)]
+    times = [event_seconds(graph.replay) for _ in range(REPLAYS)]
     del kept
     return statistics.median(times) / len(calls)
 

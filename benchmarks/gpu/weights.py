@@ -50,9 +50,9 @@ def matrix(type: QuantType, rows: int, cols: int, num_experts: int = 1) -> GpuMa
     return GpuMatrix(data, type, rows, cols, num_experts)
 
 
-def matrix_bytes(type: QuantType, rows: int, cols: int, num_experts: int = 1) -> int:
+def matrix_bytes(type: QuantType, rows: int, cols: int) -> int:
     """Bytes of such a matrix."""
-    return num_experts * rows * type.nbytes(cols)
+    return rows * type.nbytes(cols)
 
 
 def experts(count: int, hidden: int, intermediate: int) -> ExpertMatrices:
