@@ -9,7 +9,8 @@ a graph of the first GPU.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -60,9 +61,23 @@ class FurtherGpu:
             self._asked = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def working(self) -> AbstractContextManager[object]:
-        """Within, the GPU's own stream and device are the current ones."""
-        return torch.cuda.stream(self._stream) if self._on_gpu else nullcontext()
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Within, the GPU's own stream and device are the current ones, behind all that the first
+        GPU has queued so far."""
+        if not self._on_gpu:
+            yield
+            return
+        self._asked.record(torch.cuda.current_stream(self._first))
+        self._stream.wait_event(self._asked)
+        with torch.cuda.stream(self._stream):
+            yield
+            self._done.record(self._stream)
+
+    def join(self) -> None:
+        """The first GPU goes on when all that was queued while `working` is done."""
+        if self._on_gpu:
+            torch.cuda.current_stream(self._first).wait_event(self._done)
 
     def begin(
         self,
@@ -80,23 +95,17 @@ class FurtherGpu:
         if num_tokens > MAX_FEW_TOKENS:
             raise ValueError(f"{num_tokens} tokens, more than {MAX_FEW_TOKENS}")
         send(h, expert_ids, expert_weights, self._parts(self._sent, num_tokens))
-        if self._on_gpu:
-            self._asked.record(torch.cuda.current_stream(self._first))
-            self._stream.wait_event(self._asked)
         with self.working():
             if not self.is_direct:
                 size = num_tokens * self._token_bytes
                 self._request[:size].copy_(self._sent[:size], non_blocking=True)
             request = self._parts(self._request, num_tokens)
             experts.write_tokens(*request, self._answer[:num_tokens], self._inner)
-            if self._on_gpu:
-                self._done.record(self._stream)
 
     def take(self, x: torch.Tensor) -> None:
         """Await the result and add it to x: [tokens, hidden] float32 on the first GPU, as many
         tokens as `begin` had."""
-        if self._on_gpu:
-            torch.cuda.current_stream(self._first).wait_event(self._done)
+        self.join()
         result = self._result[: x.shape[0]]
         if not self.is_direct:
             result.copy_(self._answer[: x.shape[0]], non_blocking=True)

@@ -42,8 +42,8 @@ class RemoteExperts:
         with self._gpu.working():
             y = torch.zeros(h.shape, dtype=torch.float32, device=self._gpu.device)
             self._experts.add_prompt(there, ids, weights, y)
-            # torch orders both copies behind what either GPU has to do before.
             back = y.to(x.device, non_blocking=True)
+        self._gpu.join()
         x += back
 
     def decode(
