@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from planned_models import GIB, machine, with_room_for
+from shared_layers import layers_sharing_memory
 
 from ktops_engine import loader
-from ktops_engine.config import EngineConfig
+from ktops_engine.config import DummyWeights, EngineConfig
 from ktops_engine.demo import demo_path
 from ktops_engine.expert_counts import add_counts, load_counts
 from ktops_engine.loader import load_model
@@ -106,3 +107,21 @@ def test_each_layers_experts_are_asked_for_on_the_gpu_that_has_room(with_gpu, mo
     ((first, experts),) = with_gpu
     assert first == torch.device("cuda", 0)
     assert [experts[layer].index for layer in range(1, 6)] == [0, 0, 2, 2, 2]
+
+
+def test_layers_that_share_memory_are_those_in_ram_alone(with_gpu):
+    config = EngineConfig(
+        demo_path(), demo_path(), ctx_size=64, gpu_experts=32, dummy=DummyWeights()
+    )  # fmt: skip
+    with layers_sharing_memory(config, HERE, 2) as shared:
+        loaded = load_model(config, machine=shared.machine)
+    placement, model = loaded.placement, loaded.model
+    assert (placement.gpu_expert_layers, shared.num_layers) == (1, 4)
+    in_ram = model._in_ram
+    assert in_ram.num_bytes == placement.weights_bytes - shared.left_out_bytes
+    assert "blk.1.ffn_up_exps.weight" not in in_ram
+    names = [f"blk.{layer}.ffn_up_exps.weight" for layer in range(2, 6)]
+    assert all(name in in_ram for name in names)
+    assert len({in_ram.matrix(name).data_ptr for name in names}) == 2
+    assert model._handoff.num_layers == 4
+    loaded.free()
