@@ -21,6 +21,7 @@ from ktops_engine.node_memory import NodeShare
 from ktops_engine.plan import Placement, facts_of_files
 from ktops_engine.sampler import Sampler
 from ktops_engine.scheduler import Scheduler, SchedulerLimits
+from ktops_engine.source import ModelSource
 from ktops_engine.stats import EngineStats
 from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer
@@ -51,14 +52,16 @@ class LLM:
         on_progress: OnProgress | None = None,
         on_note: OnNote | None = None,
         machine: MachineFacts | None = None,
+        source: ModelSource | None = None,
     ) -> LLM:
         """Check, plan, read and start. Everything taken is given back when a stage fails.
 
         `on_progress` may be called from several threads, `on_note` gets one sentence at a time.
-        `machine`: what a caller who has planned found; None: it is asked here.
+        `machine` and `source`, of the same `config`: what a caller who has planned found; None:
+        they are asked here.
         Raises KtopsError: whatever is wrong with the files, the machine or the native library.
         """
-        loaded = load_model(config, on_progress, on_note, machine)
+        loaded = load_model(config, on_progress, on_note, machine, source)
         try:
             if loaded.placement.gpus and on_progress is not None:
                 on_progress(LoadProgress(WARM_UP, 0, 0))

@@ -14,7 +14,7 @@ import torch
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
-from ktops_engine.expert_counts import known_use, path_for
+from ktops_engine.expert_counts import path_for
 from ktops_engine.gguf import GgufModel
 from ktops_engine.gpu_memory import cuda_uuids, load_within
 from ktops_engine.gpus import check_order, count_as_nvidia_smi, engine_machine
@@ -33,10 +33,10 @@ from ktops_engine.native.build import BuildInfo, find_current
 from ktops_engine.native.load import Native, Pool, load_native
 from ktops_engine.node_memory import NodeShare
 from ktops_engine.nodes import thread_nodes
-from ktops_engine.plan import ExpertUse, Placement, choose_hot, facts_of_files, plan
+from ktops_engine.plan import ExpertUse, Placement, choose_hot, plan
 from ktops_engine.runner import CpuRunner, Runner
 from ktops_engine.sampler import Sampler
-from ktops_engine.source import open_source
+from ktops_engine.source import ModelSource, open_source
 from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer, load_tokenizer
 from ktops_engine.types import LoadProgress
@@ -112,17 +112,16 @@ def load_model(
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
     machine: MachineFacts | None = None,
+    source: ModelSource | None = None,
 ) -> LoadedModel:
     """Load what `config` names. See `LLM.load` for the rest and the errors."""
     on_note = on_note or (lambda note: None)
     on_progress = on_progress or (lambda progress: None)
-    source = open_source(config)
+    source = source or open_source(config)
     gguf, model_config, notes = source.gguf, source.config, list(source.notes)
     count_as_nvidia_smi()
     machine = machine or engine_machine()
-    use, remarks = known_use(config, gguf, model_config)
-    notes += remarks
-    placement = plan(config, facts_of_files(gguf, model_config, use), machine)
+    placement = plan(config, source.facts, machine)
     if placement.is_hybrid:
         check_order([gpu.uuid for gpu in machine.gpus], cuda_uuids())
     names, left_out = wanted_tensors(gguf, model_config)
@@ -131,7 +130,7 @@ def load_model(
         notes.append(said)
     for note in (*notes, *placement.notes):
         on_note(note)
-    hot = _hot_experts(model_config, placement, use)
+    hot = _hot_experts(model_config, placement, source.use)
     load = partial(
         _load, config, gguf, model_config, placement, machine, names, hot, on_progress, on_note
     )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
-from ktops_engine.config import DummyWeights, EngineConfig
+from ktops_engine.config import EngineConfig
 from ktops_engine.errors import EXIT_USAGE, KtopsError
+from ktops_engine.expert_counts import known_use
 from ktops_engine.gguf import GgufModel, TensorInfo, open_gguf
 from ktops_engine.model_config import ModelConfig, resolve_model_config
-from ktops_engine.plan import tensors_q4_k_m
+from ktops_engine.plan import ExpertUse, ModelFacts, facts_of_files, tensors_q4_k_m
 from ktops_engine.text import Text, text
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's tensors and configuration, and notes on where they are from.
+    """A model's tensors, configuration and known use of its experts (None: too little), and notes
+    on where they are from.
 
     With dummy weights of a model whose files are not here, `gguf` has the paths and metadata (the
     tokenizer) of another one.
@@ -25,7 +28,13 @@ class ModelSource:
 
     gguf: GgufModel
     config: ModelConfig
+    use: ExpertUse | None
     notes: tuple[Text, ...]
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What `plan` wants to know of the model."""
+        return facts_of_files(self.gguf, self.config, self.use)
 
 
 def open_source(config: EngineConfig) -> ModelSource:
@@ -34,25 +43,27 @@ def open_source(config: EngineConfig) -> ModelSource:
     Raises KtopsError as `open_gguf` and `resolve_model_config`, and invalid-num-hidden-layers
     (status 2).
     """
-    gguf = open_gguf(config.gguf_path)
-    if config.dummy is None:
-        model_config, notes = resolve_model_config(gguf, config.model_path)
-        return ModelSource(gguf, model_config, tuple(notes))
-    if config.dummy.described is None:
+    gguf, dummy = open_gguf(config.gguf_path), config.dummy
+    if dummy is None or dummy.described is None:
         model_config, notes = resolve_model_config(gguf, config.model_path)
     else:
-        model_config, notes = config.dummy.described, []
+        model_config, notes = dummy.described, []
         gguf = _with_tensors(gguf, _described_tensors(model_config))
         notes.append(text("text is read and written by the tokenizer of another model"))
-    notes.append(text("the weights are random numbers: so is every answer"))
-    return _shortened(ModelSource(gguf, model_config, tuple(notes)), config.dummy)
+    if dummy is not None:
+        notes.append(text("the weights are random numbers: so is every answer"))
+        gguf, model_config = _shortened(gguf, model_config, dummy.num_hidden_layers)
+    use, remarks = known_use(config, gguf, model_config)
+    return ModelSource(gguf, model_config, use, (*notes, *remarks))
 
 
-def _shortened(source: ModelSource, dummy: DummyWeights) -> ModelSource:
-    """The first layers of a model, as many as are asked for."""
-    count, asked = source.config.num_hidden_layers, dummy.num_hidden_layers
+def _shortened(
+    gguf: GgufModel, config: ModelConfig, asked: int | None
+) -> tuple[GgufModel, ModelConfig]:
+    """The first layers of a model, as many as are asked for; None: all."""
+    count = config.num_hidden_layers
     if asked is None:
-        return source
+        return gguf, config
     if not 1 <= asked <= count:
         raise KtopsError(
             "invalid-num-hidden-layers",
@@ -60,13 +71,10 @@ def _shortened(source: ModelSource, dummy: DummyWeights) -> ModelSource:
             text("give a number from 1 to {count}", count=count),
             exit_status=EXIT_USAGE,
         )
-    kept = (tensor for tensor in source.gguf.tensors.values() if _layer(tensor.name) < asked)
-    config = replace(
-        source.config,
-        num_hidden_layers=asked,
-        first_k_dense_replace=min(source.config.first_k_dense_replace, asked),
-    )
-    return ModelSource(_with_tensors(source.gguf, kept), config, source.notes)
+    kept = (tensor for tensor in gguf.tensors.values() if _layer(tensor.name) < asked)
+    num_dense = min(config.first_k_dense_replace, asked)
+    config = replace(config, num_hidden_layers=asked, first_k_dense_replace=num_dense)
+    return _with_tensors(gguf, kept), config
 
 
 def _layer(name: str) -> int:

@@ -189,7 +189,7 @@ def _load(output: Output, site: Site) -> LoadedModel:
             shown.stage("note", note)
 
     with LoadView(shown) as view:
-        loaded = load_model(planned_config(site), view.update, on_note, site.machine)
+        loaded = load_model(planned_config(site), view.update, on_note, site.machine, site.source)
         view.finish()
     return loaded
 

@@ -19,9 +19,9 @@ from ktops_engine.text import joined, text
 if TYPE_CHECKING:
     from ktops.planning.model_plan import ModelPlan
     from ktops_doctor import Target
-    from ktops_engine.gguf import GgufModel
     from ktops_engine.machine import MachineFacts
     from ktops_engine.plan import ModelFacts, Placement
+    from ktops_engine.source import ModelSource
 
 # Below this a prediction helps nobody, and measuring the memory takes longer than loading.
 PREDICTED_BYTES = 1 << 30
@@ -32,8 +32,7 @@ class Site:
     """A model whose files are here, and where it would lie on this machine, fitting or not."""
 
     choice: ModelChoice
-    gguf: GgufModel
-    facts: ModelFacts
+    source: ModelSource
     config: EngineConfig
     machine: MachineFacts
     placement: Placement
@@ -52,9 +51,8 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
     go with the model.
     """
     from ktops.planning.machines.live import with_gpu_rates
-    from ktops_engine.expert_counts import known_use
     from ktops_engine.gpus import engine_machine
-    from ktops_engine.plan import facts_of_files, place_served
+    from ktops_engine.plan import place_served
     from ktops_engine.source import open_source
 
     config = EngineConfig(
@@ -68,10 +66,9 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
         numa=settings.numa,
     )
     source = open_source(config)
-    use, _ = known_use(config, source.gguf, source.config)  # loading says what is wrong with it
-    facts = facts_of_files(source.gguf, source.config, use)
-    machine = _with_thread_rates(with_gpu_rates(engine_machine()), config, facts)
-    return Site(choice, source.gguf, facts, config, machine, place_served(config, facts, machine))
+    machine = _with_thread_rates(with_gpu_rates(engine_machine()), config, source.facts)
+    placement = place_served(config, source.facts, machine)
+    return Site(choice, source, config, machine, placement)
 
 
 def _with_thread_rates(
@@ -102,7 +99,7 @@ def target_of(site: Site, settings: Settings) -> Target:
     something on one."""
     from ktops_doctor import Target
 
-    size = site.gguf.total_bytes
+    size = site.source.gguf.total_bytes
     known = load_catalogue().get(site.name)
     return Target(
         name=site.name,
@@ -113,7 +110,7 @@ def target_of(site: Site, settings: Settings) -> Target:
         cores=known.needs.cores if known else 1,
         present_bytes=size,
         weights=str(site.choice.gguf_path),
-        models_dir=str(site.gguf.paths[0].parent),
+        models_dir=str(site.source.gguf.paths[0].parent),
         host=settings.host,
         port=settings.port,
     )
@@ -154,8 +151,8 @@ def show_site(output: Output, site: Site) -> None:
     from ktops_engine.measured_speeds import recalled_speeds
     from ktops_engine.plan import plan
 
-    placement = plan(site.config, site.facts, site.machine)
-    measured = recalled_speeds(placement, site.facts, site.machine)
+    placement = plan(site.config, site.source.facts, site.machine)
+    measured = recalled_speeds(placement, site.source.facts, site.machine)
     show_plan(output, placement, Expectation.of(_predict(site), measured))
 
 
@@ -191,9 +188,9 @@ def _predict(site: Site) -> tuple[float, float] | None:
     from ktops_engine.bandwidth import read_bandwidth
     from ktops_engine.plan import Prediction, predict
 
-    if site.gguf.total_bytes < PREDICTED_BYTES or not site.placement.fits:
+    if site.source.gguf.total_bytes < PREDICTED_BYTES or not site.placement.fits:
         return None
     rate = read_bandwidth(site.machine)
     machine = replace(site.machine, read_bandwidth=rate, bandwidth_is_measured=rate is not None)
-    prediction = predict(site.placement, site.facts, machine)
+    prediction = predict(site.placement, site.source.facts, machine)
     return prediction.decode_tokens_per_s if isinstance(prediction, Prediction) else None

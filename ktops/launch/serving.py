@@ -27,17 +27,19 @@ if TYPE_CHECKING:
     from ktops_engine.llm import LLM
     from ktops_engine.machine import MachineFacts
     from ktops_engine.server import ModelHandle, ServerConfig
+    from ktops_engine.source import ModelSource
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked request for an engine and its server on the `machine` that was planned for;
-    `shown_notes` were printed already."""
+    """A checked request for an engine and its server, with the `machine` and the `source` that were
+    planned with; `shown_notes` were printed already."""
 
     engine_config: EngineConfig
     machine: MachineFacts
+    source: ModelSource
     server_config: ServerConfig
     shown_notes: frozenset[str]
 
@@ -59,14 +61,14 @@ def prepare(
     from ktops_engine.server import ServerConfig
 
     server_config = ServerConfig(
-        model_id=served_model_name or choice.name or _file_name(site.gguf),
+        model_id=served_model_name or choice.name or _file_name(site.source.gguf),
         root=str(choice.gguf_path),
         api_key=settings.api_key,
         max_new_tokens=settings.max_new_tokens,
-        sampling=sampling_defaults(choice.model_path or site.gguf.paths[0].parent),
+        sampling=sampling_defaults(choice.model_path or site.source.gguf.paths[0].parent),
     )
     notes = frozenset(site.placement.notes)
-    return Prepared(planned_config(site), site.machine, server_config, notes)
+    return Prepared(planned_config(site), site.machine, site.source, server_config, notes)
 
 
 def admit(
@@ -113,7 +115,7 @@ def load_engine(output: Output, prepared: Prepared, view: LoadView, handle: Mode
         if note not in prepared.shown_notes:
             output.stage("note", note)
 
-    llm = LLM.load(prepared.engine_config, on_progress, on_note, prepared.machine)
+    llm = LLM.load(prepared.engine_config, on_progress, on_note, prepared.machine, prepared.source)
     show_nodes(output, llm.node_shares)
     for share in llm.node_shares:
         output.event("node", **asdict(share))

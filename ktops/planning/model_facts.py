@@ -45,15 +45,9 @@ def model_facts(entry: CatalogueEntry, settings: Settings) -> ModelFacts:
 def facts_of_path(gguf_path: Path, model_path: Path | None) -> ModelFacts:
     """The facts of weight files; raises KtopsError as opening them does."""
     from ktops_engine.config import EngineConfig
-    from ktops_engine.expert_counts import known_use
-    from ktops_engine.gguf import open_gguf
-    from ktops_engine.model_config import resolve_model_config
-    from ktops_engine.plan import facts_of_files
+    from ktops_engine.source import open_source
 
-    gguf = open_gguf(gguf_path)
-    config, _ = resolve_model_config(gguf, model_path)
-    use, _ = known_use(EngineConfig(gguf_path), gguf, config)
-    return facts_of_files(gguf, config, use)
+    return open_source(EngineConfig(gguf_path, model_path)).facts
 
 
 def described_facts(entry: CatalogueEntry) -> ModelFacts:

@@ -120,7 +120,7 @@ def test_spare_gpu_memory_holds_experts_where_that_is_wished(machine, shown, fla
     found = site(**flags)
     assert found.config.gpu_memory_bytes == load_settings(**flags).gpu_memory_bytes
     assert re.search(words, shown(found))
-    assert found.placement.ram.routed_bytes < found.facts.bytes.routed_experts
+    assert found.placement.ram.routed_bytes < found.source.facts.bytes.routed_experts
 
 
 def test_the_most_used_experts_are_said_once_their_use_is_known(machine, shown):
@@ -133,7 +133,7 @@ def test_the_most_used_experts_are_said_once_their_use_is_known(machine, shown):
     found = look(load_settings(gpu_experts=7), choice)
     assert (found.placement.gpu_experts, found.placement.hot_experts) == (0, 7)
     assert "7 most used experts (97 % of reads)" in shown(found)
-    assert found.placement.ram.routed_bytes == found.facts.bytes.routed_experts
+    assert found.placement.ram.routed_bytes == found.source.facts.bytes.routed_experts
     assert look(load_settings(gpu_experts=7), choice, DummyOrder()).placement.hot_experts == 0
 
 

@@ -14,6 +14,7 @@ from ktops_engine.config import EngineConfig
 from ktops_engine.demo import demo_path
 from ktops_engine.machine import MachineFacts
 from ktops_engine.node_memory import NodeShare
+from ktops_engine.source import open_source
 
 GIB = 1 << 30
 SHARES = (NodeShare(0, 188 * GIB, 188 * GIB), NodeShare(1, 187 * GIB, None))
@@ -25,14 +26,16 @@ def loaded(monkeypatch):
     llm = SimpleNamespace(node_shares=SHARES)
     machine = MachineFacts((0,), 2 * GIB, GIB)
 
-    def take(config, on_progress, on_note, found) -> SimpleNamespace:
-        assert found is machine  # the one that was planned for: it is not asked again
+    source = open_source(EngineConfig(demo_path()))
+
+    def take(config, on_progress, on_note, *found) -> SimpleNamespace:
+        assert found == (machine, source)  # what was planned with is not asked again
         return llm
 
     monkeypatch.setattr("ktops_engine.llm.LLM.load", take)
 
     def load(mode: Mode) -> None:
-        prepared = Prepared(EngineConfig(demo_path()), machine, None, frozenset())
+        prepared = Prepared(EngineConfig(demo_path()), machine, source, None, frozenset())
         assert load_engine(Output(mode), prepared, None, None) is llm
 
     return load

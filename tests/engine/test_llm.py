@@ -9,6 +9,7 @@ import pytest
 from tiny_gguf import V3, TinyModel, write_tiny_gguf
 
 from ktops_engine import LLM, EngineConfig, FinishReason, KtopsError, SamplingParams
+from ktops_engine.source import open_source
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 ENDLESS = SamplingParams(temperature=0, ignore_eos=True)
@@ -182,3 +183,13 @@ def test_without_the_native_library_the_error_names_the_command(tiny, monkeypatc
     with pytest.raises(KtopsError) as caught:
         LLM.load(EngineConfig(tiny.path, tiny.config_folder))
     assert (caught.value.code, caught.value.hint) == ("native-missing", "ktops build")
+
+
+def test_what_a_caller_has_opened_is_not_opened_again(tiny, native_build, monkeypatch):
+    config = EngineConfig(tiny.path, tiny.config_folder)
+    source = open_source(config)
+    for reader in ("open_gguf", "known_use"):
+        monkeypatch.delattr(f"ktops_engine.source.{reader}")
+    llm = LLM.load(config, source=source)
+    assert llm.gguf is source.gguf
+    llm.shutdown()

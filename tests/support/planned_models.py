@@ -13,7 +13,6 @@ from ktops_engine.machine import GpuFacts, MachineFacts
 from ktops_engine.plan import (
     ModelFacts,
     every_token_gpu_bytes,
-    facts_of_files,
     least_gpu_bytes,
     place,
 )
@@ -46,8 +45,7 @@ def config(**values: Any) -> EngineConfig:
 
 def with_room_for(gpu_layers: int, wish: EngineConfig, here: MachineFacts) -> EngineConfig:
     """The wish with so much GPU memory that `gpu_layers` of its files' model fit, not the head."""
-    source = open_source(wish)
-    facts = facts_of_files(source.gguf, source.config)
+    facts = open_source(wish).facts
     sizes = range(least_gpu_bytes(wish, facts), every_token_gpu_bytes(wish, facts), 64 << 10)
     wishes = (replace(wish, gpu_memory_bytes=size) for size in sizes)
     return next(wish for wish in wishes if place(wish, facts, here).gpu_layers == gpu_layers)
