@@ -50,8 +50,8 @@ OURS, GGML = "ktops", "libggml-cpu.so"
 Measure = Callable[[int, int, float], dict[str, Any]]
 
 
-def new_call(layer: ExpertLayer, num_tokens: int, seed: int) -> LayerCall:
-    call = LayerCall(layer, num_tokens, np.random.default_rng(seed))
+def new_call(shape: LayerShape, num_tokens: int, seed: int) -> LayerCall:
+    call = LayerCall(shape, num_tokens, np.random.default_rng(seed))
     call.x = from_bfloat16(to_bfloat16(call.x))
     return call
 
@@ -70,6 +70,20 @@ def collect(
     return found
 
 
+def few_experts(shape: LayerShape) -> ExpertLayer:
+    """The experts of one token. All experts have the same weights, so that any may be held against
+    these in float64, which our library dequantises."""
+    native = load_native(build_native())
+    with native.create_pool(detect_machine().cpus[:1]) as pool:
+        return ExpertLayer(native, pool, replace(shape, num_experts=shape.num_experts_per_tok))
+
+
+def error_of(call: LayerCall, few: ExpertLayer) -> float:
+    """The error of a call that a peer has answered; its experts are those of `few` from then on."""
+    call.ids = np.tile(np.arange(few.shape.num_experts, dtype=np.int32), (call.num_tokens, 1))
+    return call.relative_l2(few)
+
+
 def start_ktops(shape: LayerShape, threads: int) -> tuple[str, Measure]:
     native = load_native(build_native())
     pool = native.create_pool(detect_machine().cpus[:threads])
@@ -77,9 +91,9 @@ def start_ktops(shape: LayerShape, threads: int) -> tuple[str, Measure]:
     reader = Reader(layer, pool)
 
     def measure(num_tokens: int, seed: int, seconds: float) -> dict[str, Any]:
-        call = new_call(layer, num_tokens, seed)
-        found = collect(lambda: call.run(pool), call, seconds, lambda: reader.rate(pool))
-        return {**found, "error": None if seed else call.relative_l2()}
+        call = new_call(shape, num_tokens, seed)
+        found = collect(lambda: call.run(layer, pool), call, seconds, lambda: reader.rate(pool))
+        return {**found, "error": None if seed else call.relative_l2(layer)}
 
     return native.isa, measure
 
@@ -88,23 +102,15 @@ def start_kt_kernel(
     shape: LayerShape, threads: int, folder: Path, max_tokens: int
 ) -> tuple[str, Measure]:
     layer = KtKernelLayer(folder, threads, shape, expert_blocks(shape), max_tokens)
-    native = load_native(build_native())
-    # The float64 reference dequantises with our library, of a layer of one expert's size: all
-    # experts have the same weights.
-    with native.create_pool(detect_machine().cpus[:1]) as pool:
-        one = ExpertLayer(native, pool, replace(shape, num_experts=shape.num_experts_per_tok))
+    few = few_experts(shape)
 
     def measure(num_tokens: int, seed: int, seconds: float) -> dict[str, Any]:
-        call = new_call(ExpertShapeOnly(shape), num_tokens, seed)  # type: ignore[arg-type]
+        call = new_call(shape, num_tokens, seed)
         x = to_bfloat16(call.x)
         y = np.zeros_like(x)
         found = collect(lambda: layer.run(x, call.ids, call.weights, y), call, seconds, lambda: 0.0)
-        if seed:
-            return {**found, "error": None}
-        checked = new_call(one, num_tokens, seed)
-        checked.x, checked.y = from_bfloat16(x), from_bfloat16(y)
-        checked.ids = np.tile(np.arange(shape.num_experts_per_tok, dtype=np.int32), (num_tokens, 1))
-        return {**found, "error": checked.relative_l2()}
+        call.y = from_bfloat16(y)
+        return {**found, "error": None if seed else error_of(call, few)}
 
     return f"kt-kernel {layer.variant}", measure
 
@@ -114,30 +120,16 @@ def start_ggml(shape: LayerShape, threads: int, folder: Path) -> tuple[str, Meas
     sizes = shape.hidden_size, shape.moe_intermediate_size
     blocks = expert_blocks(shape)
     layer = GgmlLayer(folder, threads, types, blocks, shape.num_experts, sizes)
-    native = load_native(build_native())
-    with native.create_pool(detect_machine().cpus[:1]) as pool:
-        one = ExpertLayer(native, pool, replace(shape, num_experts=shape.num_experts_per_tok))
+    few = few_experts(shape)
 
     def measure(num_tokens: int, seed: int, seconds: float) -> dict[str, Any]:
-        call = new_call(ExpertShapeOnly(shape), num_tokens, seed)  # type: ignore[arg-type]
+        call = new_call(shape, num_tokens, seed)
         found = collect(
             lambda: layer.run(call.x, call.ids, call.weights, call.y), call, seconds, lambda: 0.0
         )
-        if seed:
-            return {**found, "error": None}
-        checked = new_call(one, num_tokens, seed)
-        checked.x, checked.y, checked.weights = call.x, call.y, call.weights
-        checked.ids = np.tile(np.arange(shape.num_experts_per_tok, dtype=np.int32), (num_tokens, 1))
-        return {**found, "error": checked.relative_l2()}
+        return {**found, "error": None if seed else error_of(call, few)}
 
     return "ggml", measure
-
-
-class ExpertShapeOnly:
-    """Stands for a layer where only its shape matters."""
-
-    def __init__(self, shape: LayerShape) -> None:
-        self.shape = shape
 
 
 def serve_side(args: argparse.Namespace, shape: LayerShape) -> None:

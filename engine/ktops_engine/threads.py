@@ -14,7 +14,7 @@ from ktops_engine.bench.shapes import SHAPES
 from ktops_engine.bench.timing import LayerCall, pinned
 from ktops_engine.machine import MachineFacts
 from ktops_engine.native.build import find_current
-from ktops_engine.native.load import Native, load_native
+from ktops_engine.native.load import Native, Pool, load_native
 from ktops_engine.nodes import nodes_of_cpus
 from ktops_engine.remembered import cache_file, keep, machine_key, recall
 
@@ -87,24 +87,24 @@ def measure_thread_rates(native: Native, machine: MachineFacts) -> Measurement:
     with native.create_pool(machine.cpus, nodes) as pool:
         layer = ExpertLayer(native, pool, shape)
     with layer, pinned(machine.cpus[0]):
-        call = LayerCall(layer, 1, np.random.default_rng(1))
+        call = LayerCall(shape, 1, np.random.default_rng(1))
         for _ in range(ROUNDS):
             for threads, rates in rounds.items():
-                rates.append(_rate(native, machine.cpus[:threads], nodes[:threads], call))
+                with native.create_pool(machine.cpus[:threads], nodes[:threads]) as pool:
+                    rates.append(_rate(pool, layer, call))
     return Measurement(
         rates=tuple((threads, max(rates)) for threads, rates in rounds.items()),
         is_steady=all(min(rates) >= STEADY_SHARE * max(rates) for rates in rounds.values()),
     )
 
 
-def _rate(native: Native, cpus: tuple[int, ...], nodes: tuple[int, ...], call: LayerCall) -> float:
+def _rate(pool: Pool, layer: ExpertLayer, call: LayerCall) -> float:
     seconds: list[float] = []
-    with native.create_pool(cpus, nodes) as pool:
-        call.run(pool)
-        end = time.perf_counter() + SECONDS_PER_FIGURE
-        while len(seconds) < 3 or time.perf_counter() < end:
-            call.redraw()
-            seconds.append(call.run(pool))
+    call.run(layer, pool)
+    end = time.perf_counter() + SECONDS_PER_FIGURE
+    while len(seconds) < 3 or time.perf_counter() < end:
+        call.redraw()
+        seconds.append(call.run(layer, pool))
     return 1 / statistics.median(seconds)
 
 

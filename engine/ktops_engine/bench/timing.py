@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ktops_engine.bench.accuracy import relative_l2
 from ktops_engine.bench.layer import ExpertLayer
+from ktops_engine.bench.shapes import LayerShape
 from ktops_engine.gguf import QuantType
 from ktops_engine.native.load import Matrix, Pool
 
@@ -47,11 +48,10 @@ class LayerTiming:
 class LayerCall:
     """The arguments of one call: activations stay, experts are drawn anew."""
 
-    def __init__(self, layer: ExpertLayer, num_tokens: int, rng: np.random.Generator) -> None:
+    def __init__(self, shape: LayerShape, num_tokens: int, rng: np.random.Generator) -> None:
         import numpy as np
 
-        shape = layer.shape
-        self._layer, self._rng = layer, rng
+        self._shape, self._rng = shape, rng
         self.num_tokens = num_tokens
         self.x = rng.standard_normal((num_tokens, shape.hidden_size), dtype=np.float32)
         self.y = np.zeros_like(self.x)
@@ -62,7 +62,7 @@ class LayerCall:
     def _draw(self) -> npt.NDArray[np.int32]:
         import numpy as np
 
-        shape = self._layer.shape
+        shape = self._shape
         order = self._rng.random((self.num_tokens, shape.num_experts)).argsort(axis=1)
         return np.ascontiguousarray(order[:, : shape.num_experts_per_tok], dtype=np.int32)
 
@@ -73,9 +73,8 @@ class LayerCall:
         self.ids = self._draw()
         return len(np.unique(self.ids))
 
-    def run(self, pool: Pool) -> float:
+    def run(self, layer: ExpertLayer, pool: Pool) -> float:
         """Seconds of the call."""
-        layer = self._layer
         start = time.perf_counter()
         pool.moe_forward(
             layer.gate,
@@ -86,15 +85,15 @@ class LayerCall:
             self.weights.ctypes.data,
             self.y.ctypes.data,
             self.num_tokens,
-            layer.shape.num_experts_per_tok,
+            self._shape.num_experts_per_tok,
         )
         return time.perf_counter() - start
 
-    def relative_l2(self) -> float:
-        """The error of the last token of the last call."""
+    def relative_l2(self, layer: ExpertLayer) -> float:
+        """The error of the last token of the last call of `layer`."""
         last = self.num_tokens - 1
         ids, weights = self.ids[last], self.weights[last]
-        return relative_l2(self._layer, self.x[last], ids, weights, self.y[last])
+        return relative_l2(layer, self.x[last], ids, weights, self.y[last])
 
 
 class Reader:
@@ -128,8 +127,8 @@ def time_layer(pool: Pool, layer: ExpertLayer, num_tokens: int, *, seconds: floa
     """Time calls of `num_tokens` tokens for about `seconds`, at least MIN_CALLS of them."""
     import numpy as np
 
-    call = LayerCall(layer, num_tokens, np.random.default_rng(1))
-    call.run(pool)  # first touches of activations and scratch memory
+    call = LayerCall(layer.shape, num_tokens, np.random.default_rng(1))
+    call.run(layer, pool)  # first touches of activations and scratch memory
     reader = Reader(layer, pool) if layer.largest_buffer.num_bytes >= MIN_READ_BYTES else None
     times: list[float] = []
     touched: list[float] = []
@@ -139,7 +138,7 @@ def time_layer(pool: Pool, layer: ExpertLayer, num_tokens: int, *, seconds: floa
         num_experts = call.redraw()
         if reader is not None:
             reads.append(reader.rate(pool))
-        times.append(call.run(pool))
+        times.append(call.run(layer, pool))
         touched.append(num_experts * layer.shape.expert_bytes / times[-1])
     middle = statistics.median(times)
     return LayerTiming(
@@ -150,7 +149,7 @@ def time_layer(pool: Pool, layer: ExpertLayer, num_tokens: int, *, seconds: floa
         read_rate=statistics.median(reads) if reads else None,
         share=statistics.median(_ratios(touched, reads)) if reads else None,
         flops=layer.shape.flops(num_tokens) / middle,
-        relative_l2=call.relative_l2(),
+        relative_l2=call.relative_l2(layer),
     )
 
 
