@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import psutil
 
 from ktops_engine.nodes import nodes_of_cpus, spread
 from ktops_engine.text import Text
+
+ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "amx")  # plainest first
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,11 @@ class MachineFacts:
     gpu_obstacle: Text | None = None
 
 
-def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> MachineFacts:
+def detect_machine(
+    sys_root: Path = Path("/sys"),
+    proc_root: Path = Path("/proc"),
+    environ: Mapping[str, str] = os.environ,
+) -> MachineFacts:
     """Read what the kernel knows of the machine this process runs on: neither GPUs nor bandwidth,
     which take longer to find out (`ktops_engine.gpus`, `ktops_engine.bandwidth`)."""
     memory = psutil.virtual_memory()
@@ -66,7 +73,7 @@ def detect_machine(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc"
         total_ram_bytes=total,
         available_ram_bytes=available,
         num_nodes=max(1, len(list((sys_root / "devices/system/node").glob("node[0-9]*")))),
-        isa=_isa(proc_root),
+        isa=_capped(_isa(proc_root), environ.get("KTOPS_ISA", "")),
         name=_cpu_name(proc_root),
     )
 
@@ -79,6 +86,11 @@ def _isa(proc_root: Path) -> str:
             return "amx"
         return "avx512vnni" if "avx512_vnni" in flags else "avx512"
     return "avx2" if {"avx2", "fma", "f16c"} <= flags else "scalar" if flags else ""
+
+
+def _capped(isa: str, cap: str) -> str:
+    """`isa`, no better than `cap`; loading the kernels refuses a cap of another name."""
+    return min(isa, cap, key=ISAS.index) if {isa, cap} <= {*ISAS} else isa
 
 
 def _cpu_name(proc_root: Path) -> str:

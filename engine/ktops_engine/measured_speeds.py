@@ -1,7 +1,7 @@
 """How fast models were on this machine: what an engine measured while it worked, kept for the next
 start and for `ktops plan`.
 
-A figure belongs to a model (its shape and bytes), a placement, a machine and a native library; with
+A figure belongs to a model (its shape and bytes), a placement, a machine and its kernels; with
 any other of these it says nothing. Random weights are as fast as a model's, and marked.
 """
 

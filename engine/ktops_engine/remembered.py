@@ -16,8 +16,10 @@ from ktops_engine.native.cache import cache_folder
 
 def machine_key(machine: MachineFacts, sources_hash: str) -> str:
     """What a measurement is of. Another boot may be another machine, other cores give another rate,
-    and so does another library."""
-    parts: Sequence[object] = (machine.name, machine.cpus, machine.total_ram_bytes, sources_hash)
+    and so do another library and other kernels of it (KTOPS_ISA)."""
+    parts: Sequence[object] = (
+        machine.name, machine.cpus, machine.total_ram_bytes, machine.isa, sources_hash,
+    )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

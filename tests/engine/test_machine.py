@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from ktops_engine.machine import detect_machine, physical_cpus
 
 GIB = 1 << 30
@@ -44,6 +46,21 @@ def test_this_machine_has_cores_within_its_cpuset_and_memory():
     assert set(machine.cpus) <= os.sched_getaffinity(0)
     assert machine.cpus
     assert 0 < machine.available_ram_bytes <= machine.total_ram_bytes
+
+
+@pytest.mark.parametrize(
+    ("cap", "isa"),
+    [("", "avx512vnni"), ("scalar", "scalar"), ("avx512", "avx512"), ("amx", "avx512vnni")],
+)
+def test_the_kernels_are_no_better_than_the_environment_says(tmp_path, cap, isa):
+    flags = "avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512_vnni"
+    write(tmp_path / "cpuinfo", f"flags : {flags}\n")
+    assert detect_machine(tmp_path, tmp_path, {"KTOPS_ISA": cap}).isa == isa
+
+
+def test_a_cap_that_names_no_kernels_is_left_to_the_library_to_refuse(tmp_path):
+    write(tmp_path / "cpuinfo", "flags : avx2 fma f16c\n")
+    assert detect_machine(tmp_path, tmp_path, {"KTOPS_ISA": "avx1024"}).isa == "avx2"
 
 
 def test_the_tightest_control_group_bounds_memory(tmp_path):

@@ -80,6 +80,7 @@ def test_a_figure_is_of_one_placement_model_machine_and_library(kept, native_bui
     assert recalled_speeds(place(config(), eleven, HOST), eleven, HOST) is None
     others = (
         replace(HOST, name="another"),
+        replace(HOST, isa="scalar"),
         replace(HOST, gpus=(replace(HOST.gpus[0], name="another"),)),
         replace(HOST, total_ram_bytes=HOST.total_ram_bytes + 1),
     )

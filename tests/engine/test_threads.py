@@ -103,6 +103,14 @@ def test_other_cores_are_another_machine(cache):
     assert remembered_thread_rates(MACHINE) == RATES
 
 
+def test_other_kernels_are_measured_anew(cache):
+    measurer = Measurer()
+    thread_rates(MACHINE, measurer)
+    assert remembered_thread_rates(replace(MACHINE, isa="scalar")) == ()
+    thread_rates(replace(MACHINE, isa="scalar"), measurer)
+    assert measurer.calls == 2
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"%s": 7}', '{"%s": [["x"]]}'])
 def test_a_damaged_memory_costs_measuring_again(cache, native_build, content):
     key = threads.machine_key(MACHINE, native_build.sources_hash)
