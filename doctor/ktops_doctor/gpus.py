@@ -18,9 +18,11 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Widths are PCIe lanes, 0 where the driver does not say."""
+    """One GPU; `index` and `uuid` are nvidia-smi's names of it. Widths are PCIe lanes, 0
+    where the driver does not say."""
 
     index: int
+    uuid: str
     name: str
     architecture: str
     bus_id: str
@@ -82,6 +84,7 @@ def _gpu(index: int, node: ElementTree.Element) -> Gpu:
     link = "pci/pci_gpu_link_info"
     return Gpu(
         index=index,
+        uuid=_text(node, "uuid"),
         name=_text(node, "product_name"),
         architecture=_text(node, "product_architecture"),
         bus_id=_text(node, "pci/pci_bus_id"),

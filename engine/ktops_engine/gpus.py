@@ -8,13 +8,13 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from itertools import count, takewhile
 from pathlib import Path
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.machine import GpuFacts, MachineFacts, detect_machine
 from ktops_engine.plan.rates import PCIE_BYTES_PER_LANE
 from ktops_engine.text import Text, text
+from ktops_engine.visible_gpus import visible_gpus
 
 # The link's generation falls while the GPU idles, its width does not: a narrow one is a bad slot.
 _FIELDS = "index,uuid,name,memory.total,memory.free,pcie.link.gen.max,pcie.link.width.current"
@@ -60,28 +60,25 @@ def detect_gpus(
     environ: Mapping[str, str] = os.environ, run: Run | None = None
 ) -> tuple[GpuFacts, ...]:
     """The GPUs of this machine that CUDA_VISIBLE_DEVICES lets through, in its order; without it in
-    nvidia-smi's. As CUDA has it, nothing counts that the variable names after a GPU that is not
-    there. A number means the GPU that nvidia-smi gives it to: see `count_as_nvidia_smi`.
+    nvidia-smi's. A number means the GPU that nvidia-smi gives it to: see `count_as_nvidia_smi`.
 
     Their memory's bandwidth and FLOP/s stay None: the driver does not tell. Empty when there is no
     nvidia-smi, or it fails; why is the doctor's question.
     """
-    if environ.get("CUDA_VISIBLE_DEVICES") == "":
+    variable = environ.get("CUDA_VISIBLE_DEVICES")
+    if variable == "":
         return ()
     try:
         lines = (run or _run)(COMMAND).splitlines()
     except (OSError, subprocess.SubprocessError):
         return ()
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = None if visible is None else [part.strip() for part in visible.split(",")]
-    found: list[tuple[int, GpuFacts]] = []
+    found: list[tuple[str, GpuFacts]] = []
     for line in lines:
         fields = [part.strip() for part in line.split(",")]
         if len(fields) != _FIELDS.count(",") + 1:
             continue
         index, uuid, name, total, free, generation, lanes = fields
-        place = len(found) if wanted is None else _place(index, uuid, wanted)
-        if place is not None and total.isdigit() and free.isdigit():
+        if total.isdigit() and free.isdigit():
             gpu = GpuFacts(
                 name=name,
                 total_bytes=int(total) * _MIB,
@@ -89,9 +86,9 @@ def detect_gpus(
                 pcie_bandwidth=pcie_bandwidth(generation, lanes),
                 uuid=uuid,
             )
-            found.append((place, gpu))
-    by_place = dict(found)
-    return tuple(by_place[place] for place in takewhile(by_place.__contains__, count()))
+            found.append((index, gpu))
+    places = visible_gpus(variable, [(index, gpu.uuid) for index, gpu in found])
+    return tuple(found[place][1] for place in places)
 
 
 def count_as_nvidia_smi(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -127,16 +124,6 @@ def pcie_bandwidth(generation: str, lanes: str) -> float | None:
         return None
     per_lane = PCIE_BYTES_PER_LANE.get(int(generation))
     return None if per_lane is None else per_lane * int(lanes)
-
-
-def _place(index: str, uuid: str, wanted: Sequence[str]) -> int | None:
-    """Where the list names a GPU, None where it does not."""
-    named = (
-        place
-        for place, word in enumerate(wanted)
-        if word == index or (word and uuid.startswith(word))
-    )
-    return next(named, None)
 
 
 def _run(command: Sequence[str]) -> str:

@@ -106,7 +106,7 @@ def target_of(site: Site, settings: Settings) -> Target:
         title=known.title if known else site.name,
         weights_bytes=size,
         ram_bytes=site.placement.total_bytes,
-        vram_bytes=site.placement.largest_vram_bytes,
+        vram_bytes=site.placement.first_vram_bytes,
         cores=known.needs.cores if known else 1,
         present_bytes=size,
         weights=str(site.choice.gguf_path),
@@ -140,7 +140,7 @@ def early_target(name: str, settings: Settings, plan: ModelPlan | None) -> Targe
     if plan is None:
         return replace(target, vram_bytes=0)
     placement = plan.served.placement
-    return replace(target, ram_bytes=placement.total_bytes, vram_bytes=placement.largest_vram_bytes)
+    return replace(target, ram_bytes=placement.total_bytes, vram_bytes=placement.first_vram_bytes)
 
 
 def show_site(output: Output, site: Site) -> None:

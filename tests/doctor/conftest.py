@@ -70,14 +70,18 @@ def smi(
     name: str = "NVIDIA L40S",
     architecture: str = "Ada Lovelace",
     total_mib: int = 49140,
-    free_mib: int = 48782,
+    free_mib: int | Sequence[int] = 48782,
     lanes: int = 16,
     count: int = 1,
 ) -> dict[str, Any]:
-    """nvidia-smi's answer, cut down to the elements that are read and some that are not."""
-    gpu = f"""
+    """nvidia-smi's answer, cut down to the elements that are read and some that are not; of several
+    GPUs each may have memory of its own free."""
+    all_free = [free_mib] * count if isinstance(free_mib, int) else free_mib
+    gpus = "".join(
+        f"""
     <gpu id="00000000:17:00.0">
       <product_name>{name}</product_name>
+      <uuid>GPU-{index}5f2a7c1</uuid>
       <product_architecture>{architecture}</product_architecture>
       <pci>
         <pci_bus_id>00000000:17:00.0</pci_bus_id>
@@ -90,15 +94,17 @@ def smi(
         </pci_gpu_link_info>
       </pci>
       <fb_memory_usage>
-        <total>{total_mib} MiB</total><used>1 MiB</used><free>{free_mib} MiB</free>
+        <total>{total_mib} MiB</total><used>1 MiB</used><free>{free} MiB</free>
       </fb_memory_usage>
       <bar1_memory_usage><total>65536 MiB</total><free>65535 MiB</free></bar1_memory_usage>
     </gpu>"""
+        for index, free in enumerate(all_free)
+    )
     cuda_line = f"<cuda_version>{cuda}</cuda_version>" if cuda else ""
     text = (
         '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n'
         f"<nvidia_smi_log><driver_version>{driver}</driver_version>{cuda_line}"
-        f"<attached_gpus>{count}</attached_gpus>{gpu * count}</nvidia_smi_log>"
+        f"<attached_gpus>{len(all_free)}</attached_gpus>{gpus}</nvidia_smi_log>"
     )
     return {"status": 0, "stdout": text}
 

@@ -65,11 +65,40 @@ def test_gpu_memory_held_by_others_and_a_card_that_is_too_small_differ(ask, serv
     assert ask(server, r1, "gpu.vram").fix.startswith("ktops models")
 
 
-def test_several_gpus_are_counted_and_the_freest_is_held_against_the_need(ask, server, r1):
+def test_several_gpus_are_counted_and_the_first_is_held_against_the_need(ask, server, r1):
     server["commands"]["nvidia-smi -q -x"] = smi(count=8)
     assert ask(server, r1, "gpu.device").value == "8 x NVIDIA L40S"
     value = "GPU 0 NVIDIA L40S, 47.6 of 48.0 GiB free"
     assert ask(server, r1, "gpu.vram").value == value
+
+
+@pytest.mark.parametrize("variable", ["", "0,1,2", "GPU-05"])
+def test_room_on_a_further_gpu_does_not_help_the_server(ask, server, r1, variable):
+    server["commands"]["nvidia-smi -q -x"] = smi(free_mib=(4000, 20_000, 48_000))
+    server["env"]["CUDA_VISIBLE_DEVICES"] = variable
+    result = ask(server, r1, "gpu.vram")
+    assert (result.status, result.value) == ("fail", "GPU 0 NVIDIA L40S, 3.9 of 48.0 GiB free")
+    alone = variable.startswith("GPU")
+    assert result.fix.startswith(
+        "nvidia-smi --query" if alone else "export CUDA_VISIBLE_DEVICES=2,0,1   # GPU 2 has 46.9"
+    )
+
+
+@pytest.mark.parametrize("variable", ["2,0", "GPU-25f2a,0", " 2 "])
+def test_the_first_gpu_is_the_one_that_the_environment_names_first(ask, server, r1, variable):
+    server["commands"]["nvidia-smi -q -x"] = smi(free_mib=(4000, 4000, 48_000))
+    server["env"]["CUDA_VISIBLE_DEVICES"] = variable
+    result = ask(server, r1, "gpu.vram")
+    assert (result.status, result.value) == ("ok", "GPU 2 NVIDIA L40S, 46.9 of 48.0 GiB free")
+
+
+@pytest.mark.parametrize("variable", ["-1", "7,0", "MIG-1"])
+def test_an_environment_that_names_no_gpu_is_said(ask, server, r1, demo, variable):
+    server["env"]["CUDA_VISIBLE_DEVICES"] = variable
+    result = ask(server, r1, "gpu.vram")
+    assert (result.status, result.fix) == ("fail", "unset CUDA_VISIBLE_DEVICES")
+    assert result.value == f"CUDA_VISIBLE_DEVICES={variable} names no GPU of this machine"
+    assert ask(server, demo, "gpu.vram").status == "warn"
 
 
 def test_a_narrow_link_is_found_and_an_idle_one_is_not_mistaken_for_it(ask, server, r1):

@@ -18,6 +18,7 @@ from ktops_doctor.host import SILENT, Host
 from ktops_doctor.target import Target
 from ktops_doctor.units import decimal, gib, version
 from ktops_engine.text import text
+from ktops_engine.visible_gpus import visible_gpus
 
 _WITH_GPUS = "docker run --gpus all IMAGE"
 MIN_DRIVER = "530"  # the first branch that runs CUDA 12.1
@@ -130,19 +131,46 @@ def _vram(host: Host, target: Target) -> Finding:
     report = smi_report(host)
     if report is None:
         return skip(_NO_GPU)
-    best = max(report.gpus, key=lambda gpu: gpu.free_bytes)
+    variable = host.env("CUDA_VISIBLE_DEVICES")
+    identities = [(str(gpu.index), gpu.uuid) for gpu in report.gpus]
+    visible = [report.gpus[place] for place in visible_gpus(variable or None, identities)]
+    if not visible:
+        return gpu_lost(
+            target,
+            text("CUDA_VISIBLE_DEVICES={value} names no GPU of this machine", value=variable),
+            detail=text("the GPU stays idle"),
+            fix="unset CUDA_VISIBLE_DEVICES",
+        )
+    first, *further = visible
     value = text(
         "{gpu}, {free} of {total} GiB free",
-        gpu=f"GPU {best.index} {best.name}" if len(report.gpus) > 1 else best.name,
-        free=gib(best.free_bytes),
-        total=gib(best.total_bytes),
+        gpu=f"GPU {first.index} {first.name}" if len(report.gpus) > 1 else first.name,
+        free=gib(first.free_bytes),
+        total=gib(first.total_bytes),
     )
     if not target.vram_bytes:
         return ok(value)
     expected = needs(decimal(target.vram_bytes))
-    if best.free_bytes >= target.vram_bytes:
+    if first.free_bytes >= target.vram_bytes:
         return ok(value, expected)
-    if max(gpu.total_bytes for gpu in report.gpus) >= target.vram_bytes:
+    roomiest = max(further, key=lambda gpu: gpu.free_bytes, default=first)
+    if roomiest.free_bytes >= target.vram_bytes:
+        order = [roomiest, *(gpu for gpu in visible if gpu is not roomiest)]
+        return gpu_lost(
+            target,
+            value,
+            expected,
+            detail=text("the server uses the first GPU for what every token uses"),
+            fix=remark(
+                f"export CUDA_VISIBLE_DEVICES={','.join(str(gpu.index) for gpu in order)}",
+                text(
+                    "GPU {index} has {free} GiB free",
+                    index=roomiest.index,
+                    free=gib(roomiest.free_bytes),
+                ),
+            ),
+        )
+    if first.total_bytes >= target.vram_bytes:
         return gpu_lost(
             target,
             value,
@@ -253,8 +281,9 @@ CHECKS = (
         section=Section.GPU,
         run=_vram,
         needs=("gpu.driver",),
-        why="The GPU with the most free memory is looked at. Without room for all that every token "
-        "uses, the server computes the layers that do not fit on the CPU.",
+        why="The first GPU that CUDA_VISIBLE_DEVICES names is looked at, by nvidia-smi's "
+        "numbers: the server uses it; further ones can only hold experts. Without room for all "
+        "that every token uses, the server computes the layers that do not fit on the CPU.",
     ),
     Check(
         id="gpu.arch",

@@ -118,9 +118,9 @@ class Placement:
         return sum(share.total_bytes for share in self.gpus)
 
     @property
-    def largest_vram_bytes(self) -> int:
-        """Bytes on the GPU that holds most; 0 without one."""
-        return max((share.total_bytes for share in self.gpus), default=0)
+    def first_vram_bytes(self) -> int:
+        """Bytes on the GPU that does what every token uses; 0 without one."""
+        return self.gpus[0].total_bytes if self.gpus else 0
 
     @property
     def every_token_vram_bytes(self) -> int:
