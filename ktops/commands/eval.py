@@ -17,6 +17,7 @@ from ktops.options import (
     GpuMemory,
     Load,
     ModelPath,
+    Numa,
     NumHiddenLayers,
     Yes,
 )
@@ -72,6 +73,7 @@ def evaluate(
     cpu_infer: CpuInfer = None,
     gpu_memory: GpuMemory = None,
     gpu_experts: GpuExperts = None,
+    numa: Numa = None,
     gguf_path: GgufPath = None,
     model_path: ModelPath = None,
     load_format: Load = LoadFormat.AUTO,
@@ -105,7 +107,9 @@ def evaluate(
             exit_status=EXIT_USAGE,
         )
     dummy = read_load_format(load_format, num_hidden_layers, "ktops eval")
-    settings = load_settings(cpu_infer=cpu_infer, gpu_memory=gpu_memory, gpu_experts=gpu_experts)
+    settings = load_settings(
+        cpu_infer=cpu_infer, gpu_memory=gpu_memory, gpu_experts=gpu_experts, numa=numa
+    )
     given = {
         "--window": window,
         "--max-tokens": max_tokens,
@@ -114,6 +118,7 @@ def evaluate(
         "--cpu-infer": cpu_infer,
         "--gpu-memory": gpu_memory,
         "--gpu-experts": gpu_experts,
+        "--numa": numa,
     }
     words = (
         str(word) for flag, value in given.items() if value is not None for word in (flag, value)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ktops.evaluation.matching import refuse_other_text, refuse_other_tokens, same_number
 from ktops.evaluation.progress import EvalView
+from ktops.launch.nodes import show_nodes
 from ktops.launch.progress import COMPILING, LoadView
 from ktops.launch.serving import admit, planned_config
 from ktops.launch.stages import Order, obtain
@@ -191,6 +192,7 @@ def _load(output: Output, site: Site) -> LoadedModel:
     with LoadView(shown) as view:
         loaded = load_model(planned_config(site), view.update, on_note, site.machine, site.source)
         view.finish()
+    show_nodes(shown, loaded.node_shares)
     return loaded
 
 

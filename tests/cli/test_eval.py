@@ -10,7 +10,9 @@ import pytest
 
 from ktops.evaluation import progress, session
 from ktops_engine.evaluate.run import EvalProgress
+from ktops_engine.models.weights import Weights
 from ktops_engine.native.cache import BuildInfo
+from ktops_engine.node_memory import NodeShare
 
 TEXT = "Who are you? I am ktops.\n你好，世界！12 + 30 = 42.\n" * 3
 QUICK = ("--window", "32", "--cpu-infer", "1")
@@ -86,6 +88,25 @@ def test_other_kernels_differ_a_little(ktops, text, reference, monkeypatch):
     assert found["isa"] == "avx512vnni"
     assert 0 < found["kl_divergence"]["median"] < 1e-6  # the mean: a close choice of experts
     assert found["same_best"] > 0.9
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_weights_may_be_shared_out_over_numa_nodes(ktops, text, monkeypatch, mode):
+    def thread_nodes(wish, cpus, **library) -> None:
+        assert wish == mode
+
+    shares = (NodeShare(0, 1 << 30, None),)
+    monkeypatch.setattr("ktops_engine.loader.thread_nodes", thread_nodes)
+    monkeypatch.setattr(Weights, "node_shares", lambda weights, pool: shares)
+    ran = ktops("eval", "demo", text, *QUICK, "--numa", mode)
+    assert ran.status == 0, ran.stderr
+    assert "  node 0  1 GiB wanted" in ran.stderr
+
+
+def test_numa_is_auto_on_or_off(ktops, text):
+    refused = ktops("eval", "demo", text, "--numa", "1")
+    assert refused.status == 2
+    assert "--numa" in refused.stderr
 
 
 def test_the_table_of_a_comparison_names_every_measure(ktops, text, reference):
