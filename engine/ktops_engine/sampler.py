@@ -14,7 +14,9 @@ import torch
 
 from ktops_engine.types import Request, Sampled, SamplingParams, TokenLogprobs
 
-NUM_CANDIDATES = 1024  # sorting these few is cheap; all are sorted only if they do not suffice
+# Sorting these few is cheap. Where they do not tell the token, so many times more are looked at.
+NUM_CANDIDATES, GROWTH = 1024, 16
+TINY = 1e-30  # by less, logits of any size grow beyond float32
 
 Probabilities = npt.NDArray[np.float64]
 TokenIds = npt.NDArray[np.int32]
@@ -27,6 +29,15 @@ def uniform(seed: int, position: int) -> float:
     """
     digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest) >> 11) * 2.0**-53
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The likeliest tokens of a row, the best first, and the sum of the probabilities of all."""
+
+    probs: Probabilities
+    ids: TokenIds
+    total: float
 
 
 @dataclass(frozen=True)
@@ -111,21 +122,39 @@ class Sampler:
 
 def _draw(logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
     """A token for each row, by temperature and the filters of its request."""
-    temperatures = [request.params.temperature for request in requests]
+    temperatures = [max(request.params.temperature, TINY) for request in requests]
     all_probs = (logits / _column(temperatures, logits.device)).softmax(-1)
-    vocab_size = logits.shape[1]
-    sizes = [min(request.params.top_k or vocab_size, vocab_size) for request in requests]
-    counts = [min(size, NUM_CANDIDATES) for size in sizes]
-    probs, ids = _likeliest(all_probs, max(counts))
+    likeliest = _likeliest(all_probs, min(NUM_CANDIDATES, logits.shape[1]))
     tokens = []
-    for i, (request, size, count) in enumerate(zip(requests, sizes, counts, strict=True)):
-        row_probs, row_ids = probs[i, :count], ids[i, :count]
-        # Fewer candidates than the filters may keep: sort everything.
-        if count < size and row_probs.sum() < request.params.top_p:
-            (row_probs,), (row_ids,) = _likeliest(all_probs[i : i + 1], size)
-        position = len(request.output_token_ids)
-        tokens.append(_draw_one(row_probs, row_ids, request.params, position))
+    for i, (request, candidates) in enumerate(zip(requests, likeliest, strict=True)):
+        params = request.params
+        draw = uniform(params.seed or 0, len(request.output_token_ids))
+        while more := _more(candidates, params, draw, logits.shape[1]):
+            (candidates,) = _likeliest(all_probs[i : i + 1], more)
+        tokens.append(_draw_one(candidates, params, draw))
     return tokens
+
+
+def _more(candidates: Candidates, params: SamplingParams, draw: float, vocab_size: int) -> int:
+    """How many candidates to look at where those at hand do not tell the token; 0 where they do."""
+    probs = candidates.probs
+    limit = min(params.top_k or vocab_size, vocab_size)
+    if len(probs) >= limit:
+        return 0
+    if params.top_k:
+        return limit  # the sum of all of them is asked for
+    mass = float(probs.cumsum()[-1])
+    if params.top_p < 1:
+        wanted = params.top_p
+        is_told = mass >= wanted
+    else:
+        wanted = draw * candidates.total
+        is_told = mass > wanted and not params.min_p
+    if is_told or probs[-1] < params.min_p * probs[0]:
+        return 0
+    # None of those that follow is likelier than the last one here.
+    least = len(probs) + max(wanted - mass, 0.0) / max(float(probs[-1]), TINY)
+    return min(max(GROWTH * len(probs), 2 * int(least)), limit)
 
 
 def _column(values: list[float], device: torch.device) -> torch.Tensor:
@@ -134,24 +163,36 @@ def _column(values: list[float], device: torch.device) -> torch.Tensor:
     return column.to(device, non_blocking=True)[:, None]
 
 
-def _draw_one(probs: Probabilities, ids: TokenIds, params: SamplingParams, position: int) -> int:
+def _draw_one(candidates: Candidates, params: SamplingParams, draw: float) -> int:
     """Top-k, then top-p, then min-p, then one draw from what is left of the likeliest tokens."""
+    probs, total = candidates.probs, candidates.total
     if params.top_k:
+        probs = probs[: params.top_k]
         probs = probs / probs.sum()
-    before = probs.cumsum() - probs
-    keep = (before < params.top_p) & (probs >= params.min_p * probs[0])
+    keep = probs >= params.min_p * probs[0]
+    if params.top_p < 1:
+        keep &= probs.cumsum() - probs < params.top_p
     keep[0] = True  # the likeliest token always stays
     sums = np.where(keep, probs, 0.0).cumsum()
-    target = uniform(params.seed or 0, position) * sums[-1]
+    is_filtered = params.top_k or params.top_p < 1 or params.min_p
+    target = draw * (sums[-1] if is_filtered else total)
     index = int(sums.searchsorted(target, side="right"))
-    return int(ids[min(index, keep.nonzero()[0][-1])])
+    return int(candidates.ids[min(index, keep.nonzero()[0][-1])])
 
 
-def _likeliest(all_probs: torch.Tensor, count: int) -> tuple[Probabilities, TokenIds]:
-    """Probabilities and ids of the likeliest tokens of each row, the best first, [rows, count]."""
+def _likeliest(all_probs: torch.Tensor, count: int) -> list[Candidates]:
+    """The likeliest `count` tokens of each row."""
     probs, ids = all_probs.topk(count)
-    both = torch.cat((probs, ids.int().view(torch.float32)), 1).cpu().numpy()  # in one copy
-    return both[:, :count].astype(np.float64), both[:, count:].view(np.int32)
+    totals = all_probs.sum(-1, keepdim=True, dtype=torch.float64).view(torch.float32)
+    parts = probs, ids.int().view(torch.float32), totals
+    return [
+        Candidates(
+            row[:count].astype(np.float64),
+            row[count:-2].view(np.int32),
+            float(row[-2:].view(np.float64)[0]),
+        )
+        for row in torch.cat(parts, 1).cpu().numpy()  # in one copy
+    ]
 
 
 def _logprobs(

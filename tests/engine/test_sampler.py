@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktops_engine.sampler import Best, Sampler, best_of, uniform
+from ktops_engine import sampler
+from ktops_engine.sampler import Best, Sampler, _likeliest, best_of, uniform
 from ktops_engine.types import Request, SamplingParams
 
 EOS = 0
@@ -58,6 +60,63 @@ def test_filters_keep_only_the_likely(params, allowed):
 def test_a_large_flat_vocabulary_is_sorted_whole_when_the_candidates_are_not_enough():
     logits = [0.0] * 5000
     assert any(token_id > 1024 for token_id in draws(logits, 200, temperature=1.0, top_p=0.99))
+
+
+VOCAB_SIZE = 20_000
+FILTERS = [
+    {"top_p": 1.0}, {"top_p": 0.95}, {"top_p": 0.5, "min_p": 1e-5}, {"top_p": 1.0, "min_p": 0.9},
+    {"top_p": 1.0, "min_p": 1e-4}, {"top_p": 1.0, "top_k": 3000}, {"top_p": 0.9, "top_k": 3000},
+    {"top_p": 0.9, "top_k": 40},
+]  # fmt: skip
+
+
+def plain_draw(probs: np.ndarray, params: SamplingParams, draw: float) -> float:
+    """The probability of the token that is drawn when all are sorted."""
+    probs = np.sort(probs.astype(np.float64))[::-1]
+    kept = probs[: params.top_k or None]
+    shares = kept / kept.sum()
+    before = np.concatenate(([0.0], shares.cumsum()[:-1]))
+    keep = (shares >= params.min_p * shares[0]) & ((params.top_p == 1) | (before < params.top_p))
+    kept = kept[: max(1, int(keep.sum()))]
+    sums = kept.cumsum()
+    return kept[min(int((sums <= draw * sums[-1]).sum()), len(kept) - 1)]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("temperature", [1e-40, 1e-3, 0.6, 2.0])
+@pytest.mark.parametrize("filters", FILTERS)
+def test_a_draw_is_that_of_the_whole_sorted_vocabulary(filters, temperature, spread):
+    logits = torch.randn(1, VOCAB_SIZE) * spread
+    probs = (logits / max(temperature, 1e-30)).softmax(-1)[0].numpy()
+    for seed in range(3):
+        params = SamplingParams(temperature=temperature, seed=seed, **filters)
+        found = Sampler([EOS])(logits, [Request("r", [5], params)])[0].token_id
+        # Of equally likely tokens either may come.
+        wanted = plain_draw(probs, params, uniform(seed, 0))
+        assert probs[found] == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("filters", "spread", "most"),
+    [
+        ({"top_p": 1.0}, 8.0, 1024),
+        ({"top_p": 1.0, "min_p": 0.5}, 1.0, 1024),
+        ({"top_p": 0.95}, 8.0, 1024),
+        ({"top_p": 0.2}, 1.0, 16 * 1024),
+    ],
+)
+def test_no_more_tokens_are_sorted_than_tell_the_draw(monkeypatch, filters, spread, most):
+    sizes = []
+
+    def likeliest(probs, count):
+        sizes.append(count)
+        return _likeliest(probs, count)
+
+    monkeypatch.setattr(sampler, "_likeliest", likeliest)
+    logits = torch.randn(1, VOCAB_SIZE) * spread
+    params = SamplingParams(temperature=1.0, seed=4, **filters)
+    Sampler([EOS])(logits, [Request("r", [5], params)])
+    assert max(sizes) <= most
 
 
 def test_the_same_seed_draws_the_same_and_another_position_differs():
@@ -123,11 +182,9 @@ def test_requests_that_share_a_step_draw_what_each_draws_alone(spread):
         Request(str(i), [5], SamplingParams(**params, logprobs=2), output_token_ids=[3] * i)
         for i, params in enumerate(PARAMS)
     ]
-    sampler = Sampler([EOS])
-    together = sampler(logits, requests)
-    alone = [
-        sampler(row[None], [request])[0] for row, request in zip(logits, requests, strict=True)
-    ]
+    draw = Sampler([EOS])
+    together = draw(logits, requests)
+    alone = [draw(row[None], [request])[0] for row, request in zip(logits, requests, strict=True)]
     assert together == alone
 
 
