@@ -121,6 +121,11 @@ class LLM:
     def dead_reason(self) -> str | None:
         return self._loop.dead_reason
 
+    @property
+    def stuck_reason(self) -> str | None:
+        """Why the step that runs seems never to end; None while all is well. It may go on yet."""
+        return self._loop.stuck_reason
+
     def submit(
         self,
         prompt_token_ids: Sequence[int],

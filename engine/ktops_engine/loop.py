@@ -14,6 +14,7 @@ from ktops_engine.runner import Runner
 from ktops_engine.scheduler import Scheduler
 from ktops_engine.speed_meter import SpeedMeter, Speeds
 from ktops_engine.stats import EngineStats, ExpertTraffic, StepCounts
+from ktops_engine.step_watch import StepWatch
 from ktops_engine.text import text
 from ktops_engine.types import Batch, FinishReason, Request, Sampled, StepOutput
 
@@ -36,12 +37,18 @@ class EngineLoop:
         self._dead_reason: str | None = None
         self._counts = StepCounts()
         self._meter = SpeedMeter()
+        self._watch = StepWatch()
         self._thread = threading.Thread(target=self._run, name="ktops-engine", daemon=True)
         self._thread.start()
 
     @property
     def dead_reason(self) -> str | None:
         return self._dead_reason
+
+    @property
+    def stuck_reason(self) -> str | None:
+        """Why nothing moves, None while something does or nothing is to be done."""
+        return self._watch.stuck_reason
 
     @property
     def num_waiting(self) -> int:
@@ -101,6 +108,7 @@ class EngineLoop:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+        self._watch.close()
 
     def _run(self) -> None:
         reason: str = text("it is shutting down")
@@ -131,7 +139,8 @@ class EngineLoop:
             self._deliver()
             return True
         started = perf_counter()
-        sampled = self._runner.run(batch, self._deliver)
+        with self._watch.step():
+            sampled = self._runner.run(batch, self._deliver)
         seconds = perf_counter() - started
         with self._lock:
             self._count(batch, sampled, seconds)

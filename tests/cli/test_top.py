@@ -24,7 +24,7 @@ class CountingEngine:
     """An engine that generated ten more tokens whenever it is asked."""
 
     is_alive = True
-    dead_reason = None
+    dead_reason = stuck_reason = None
 
     def __init__(self) -> None:
         self.tokens = 0

@@ -95,6 +95,7 @@ class FakeEngine:
         self.requests: list[Played] = []
         self.submitted: queue.SimpleQueue[Played] = queue.SimpleQueue()
         self.dead_reason: str | None = None
+        self.stuck_reason: str | None = None
         self.num_shutdowns = 0
         self._ids = itertools.count()
 
@@ -251,7 +252,7 @@ def engine(module_engine: FakeEngine) -> Iterator[FakeEngine]:
     module_engine.submitted = queue.SimpleQueue()
     module_engine.max_waiting = 64
     yield module_engine
-    module_engine.dead_reason = None
+    module_engine.dead_reason = module_engine.stuck_reason = None
 
 
 @pytest.fixture

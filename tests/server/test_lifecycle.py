@@ -179,6 +179,18 @@ def test_an_engine_that_dies_without_a_word_fails_its_requests(
     assert (response.status_code, error_code(response)) == (500, "engine_dead")
 
 
+def test_a_step_that_does_not_end_is_told_by_health_and_refuses_requests(serve, new_engine):
+    engine = new_engine()
+    with serve(engine) as live:
+        engine.stuck_reason = "a thread is held"
+        for response in (live.client.get("/health"), live.chat()):
+            assert (response.status_code, error_code(response)) == (503, "engine_stuck")
+            assert "a thread is held" in response.text
+            assert int(response.headers["Retry-After"]) > 0
+        engine.stuck_reason = None
+        assert live.client.get("/health").json() == {"status": "ok"}
+
+
 SERVER = textwrap.dedent(
     """
     import time

@@ -14,6 +14,7 @@ SERVER_ERROR = "server_error"
 RETRY_LOADING_S = 10
 RETRY_DRAINING_S = 30
 RETRY_QUEUE_S = 5
+RETRY_STUCK_S = 30
 
 
 class ApiError(Exception):

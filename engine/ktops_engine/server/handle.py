@@ -8,7 +8,14 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from ktops_engine.errors import KtopsError
-from ktops_engine.server.errors import RETRY_LOADING_S, ApiError, draining, engine_dead, unavailable
+from ktops_engine.server.errors import (
+    RETRY_LOADING_S,
+    RETRY_STUCK_S,
+    ApiError,
+    draining,
+    engine_dead,
+    unavailable,
+)
 from ktops_engine.stats import EngineStats
 from ktops_engine.text import text
 from ktops_engine.tokenizer import Tokenizer
@@ -28,6 +35,8 @@ class Engine(Protocol):
     def is_alive(self) -> bool: ...
     @property
     def dead_reason(self) -> str | None: ...
+    @property
+    def stuck_reason(self) -> str | None: ...
     def stats(self) -> EngineStats: ...
     def submit(
         self,
@@ -92,6 +101,12 @@ class ModelHandle:
             )
         if not engine.is_alive:
             raise engine_dead(engine.dead_reason)
+        if (reason := engine.stuck_reason) is not None:
+            raise unavailable(
+                f"The engine does not answer: {reason}",
+                code="engine_stuck",
+                retry_after_s=RETRY_STUCK_S,
+            )
         return engine
 
     def check_stop(self) -> None:
