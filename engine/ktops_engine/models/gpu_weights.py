@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -16,6 +16,7 @@ from ktops_engine.native.load import Native
 
 # Small, and used as numbers rather than as matrices: kept exact.
 _FLOAT32_SUFFIXES = ("norm.weight", "ffn_gate_inp.weight", ".bias")
+ALIGNMENT = 512  # bytes, as torch's own pieces of GPU memory
 
 
 class GpuWeights:
@@ -46,8 +47,7 @@ class GpuWeights:
             staged = Weights(native, gguf, group)
             try:
                 fill(staged)
-                for name in group:
-                    self._take(staged, gguf, name)
+                self._take(staged, gguf, group)
             finally:
                 staged.free()
 
@@ -55,21 +55,20 @@ class GpuWeights:
         """Where the routed experts of a layer are, if they were loaded."""
         return self._expert_devices.get(layer, self.device)
 
-    def _take(self, staged: Weights, gguf: GgufModel, name: str) -> None:
-        info = gguf.tensors[name]
-        if name.endswith(_FLOAT32_SUFFIXES):
-            self._float32[name] = staged.float32(name).to(self.device, copy=True)
-            return
-        *experts, rows, cols = info.shape
-        is_routed = "_exps." in name
-        device = self.expert_device(int(name.split(".")[1])) if is_routed else self.device
-        if info.type.block_size > 1 and rows % PANEL_ROWS == 0:
-            data = torch.frombuffer(staged.data(name), dtype=torch.uint8).to(device, copy=True)
-            type = info.type
-        else:
-            data = staged.float32(name).to(device, torch.bfloat16, copy=True)
-            type = QuantType.BF16
-        self._matrices[name] = GpuMatrix(data, type, rows, cols, math.prod(experts))
+    def _take(self, staged: Weights, gguf: GgufModel, group: Sequence[str]) -> None:
+        """Copy tensors that belong on one device."""
+        is_routed = "_exps." in group[0]
+        device = self.expert_device(int(group[0].split(".")[1])) if is_routed else self.device
+        for name, data in zip(
+            group, _copied([_as_kept(staged, gguf, name) for name in group], device), strict=True
+        ):
+            if name.endswith(_FLOAT32_SUFFIXES):
+                self._float32[name] = data
+                continue
+            info = gguf.tensors[name]
+            *experts, rows, cols = info.shape
+            type = QuantType.BF16 if data.dtype == torch.bfloat16 else info.type
+            self._matrices[name] = GpuMatrix(data, type, rows, cols, math.prod(experts))
 
     def __contains__(self, name: str) -> bool:
         return name in self._matrices or name in self._float32
@@ -81,6 +80,26 @@ class GpuWeights:
     def float32(self, name: str) -> torch.Tensor:
         """A norm, router or bias that was loaded, in its shape."""
         return self._float32[name]
+
+
+def _as_kept(staged: Weights, gguf: GgufModel, name: str) -> torch.Tensor:
+    """A tensor in the form it has on the GPU, still in RAM."""
+    info = gguf.tensors[name]
+    if name.endswith(_FLOAT32_SUFFIXES):
+        return staged.float32(name)
+    if info.type.block_size > 1 and info.shape[-2] % PANEL_ROWS == 0:
+        return torch.frombuffer(staged.data(name), dtype=torch.uint8)
+    return staged.float32(name).bfloat16()
+
+
+def _copied(tensors: Sequence[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+    """Copies on a device, in one piece of its memory: to each alone torch would give more than it
+    takes, 0.8 GiB in all for what every token uses of R1."""
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+    room = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+    for tensor, piece in zip(tensors, torch.split(room, sizes), strict=True):
+        copy = piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        yield copy.copy_(tensor)
 
 
 def _by_layer(names: Iterable[str]) -> Iterator[list[str]]:
