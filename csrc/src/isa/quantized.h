@@ -143,6 +143,15 @@ template <class V> struct Q5_K {
 template <class V> struct Q6_K {
   static constexpr uint32_t kType = KTOPS_TYPE_Q6_K;
   static constexpr Format kFormat{63, 5, Scaling::kTwo};
+  // Scales of columns and of the block, then low and high bits as the groups of 32 columns take
+  // them.
+  struct Order {
+    static constexpr size_t kChunkBytes = 2 * 210 * kPanelRows;
+    static constexpr uint8_t kLines[53] = {48, 49, 50, 51, 52, 0,  1,  2,  3,  4,  5,  6,  7,  32,
+                                           33, 34, 35, 36, 37, 38, 39, 8,  9,  10, 11, 12, 13, 14,
+                                           15, 16, 17, 18, 19, 20, 21, 22, 23, 40, 41, 42, 43, 44,
+                                           45, 46, 47, 24, 25, 26, 27, 28, 29, 30, 31};
+  };
 
   template <class Source, class Tokens>
   KTOPS_INLINE static void block(const Source& source, const Place& place, Tokens& tokens) {
@@ -189,22 +198,34 @@ KTOPS_INLINE void add_row_blocks(const PanelArgs& args) {
   }
 }
 
+// How the blocks of a type call what comes after them.
+template <class Type> struct AheadOf {
+  static constexpr ktops::TypeInfo kInfo = ktops::type_info(Type::kType);
+  using type = BytesAhead<kInfo.block_bytes * kPanelRows / (kInfo.block_size / 32)>;
+};
+template <class Type>
+  requires requires { Type::Order::kLines; }
+struct AheadOf<Type> {
+  using type = LinesAhead<typename Type::Order>;
+};
+
 template <class V, template <class> class Type, class Tokens>
 KTOPS_INLINE void add_packed_blocks(const PanelArgs& args) {
   constexpr ktops::TypeInfo kInfo = ktops::type_info(Type<V>::kType);
   constexpr ktops::PackedType kPacked = ktops::packed_type(Type<V>::kType);
   constexpr size_t kGroups = kInfo.block_size / 32;
-  using Source = PackedSource<V, kPacked.words_at, kInfo.block_bytes * kPanelRows / kGroups>;
+  using Ahead = typename AheadOf<Type<V>>::type;
+  using Source = PackedSource<V, kPacked.words_at, Ahead>;
   Tokens tokens(args);
   const size_t num_blocks = args.cols / kInfo.block_size;
-  StreamAhead ahead(args);
+  const StreamAhead stream(args);
   for (size_t b = 0; b < num_blocks; ++b) {
     const ktops::PackedPlace place = ktops::packed_place(kPacked, b, num_blocks);
-    const uint8_t* fetched = ahead.of(b * kInfo.block_bytes * kPanelRows);
+    const Ahead ahead(stream, place, b * kInfo.block_bytes * kPanelRows);
 #pragma GCC unroll 2
     for (uint32_t part = 0; part < kParts<V>; ++part) {
       const Source source{args.weights + place.lines + 4 * V::kLanes * part,
-                          args.weights + place.halves + 2 * V::kLanes * part, fetched};
+                          args.weights + place.halves + 2 * V::kLanes * part, ahead};
       Type<V>::block(source, {b * kGroups, part}, tokens);
     }
   }

@@ -61,29 +61,68 @@ template <class V, class Next> class RowSource {
   Next& next_;
 };
 
-// The bytes a little further on in a packed panel, then in what the caller reads next. They are
-// called into the second-level cache only: the first level has too few places for lines on their
-// way.
+// A position in a packed panel, then in what the caller reads next.
 class StreamAhead {
  public:
   explicit StreamAhead(const PanelArgs& args)
       : panel_(args.weights), next_(args.next), panel_bytes_(kPanelRows * args.row_bytes) {}
 
-  KTOPS_INLINE const uint8_t* of(size_t position) const {
-    const size_t ahead = position + kBytes;
-    return ahead < panel_bytes_ ? panel_ + ahead : next_ + (ahead - panel_bytes_);
+  KTOPS_INLINE const uint8_t* at(size_t position) const {
+    return position < panel_bytes_ ? panel_ + position : next_ + (position - panel_bytes_);
   }
 
  private:
-  static constexpr size_t kBytes = 8192;
-
   const uint8_t *const panel_, *const next_;
   const size_t panel_bytes_;
 };
 
-template <class V, size_t kWordsAt, size_t kGroupBytes> class PackedSource {
+// What a packed block calls while it is computed: as many bytes, a little further on. They go to
+// the second-level cache only: the first level has too few places for lines on their way.
+template <size_t kGroupBytes> class BytesAhead {
  public:
-  PackedSource(const uint8_t* lines, const uint8_t* halves, const uint8_t* ahead)
+  BytesAhead(const StreamAhead& stream, const ktops::PackedPlace&, size_t position)
+      : data_(stream.at(position + kDistance)) {}
+
+  KTOPS_INLINE void fetch(int group) const {
+#pragma GCC unroll 16
+    for (size_t line = 0; line < (kGroupBytes + 63) / 64; ++line)
+      __builtin_prefetch(data_ + static_cast<size_t>(group) * kGroupBytes + 64 * line, 0, 2);
+  }
+
+ private:
+  static constexpr size_t kDistance = 8192;
+
+  const uint8_t* const data_;
+};
+
+// The same for a type that does not use its lines in the order in which they lie: those of the
+// block one chunk further on, in the order of kOrder, its line of halves after the others. Called
+// as they lie, the first that a block waits for would be among the last on their way.
+template <class Order> class LinesAhead {
+ public:
+  LinesAhead(const StreamAhead& stream, const ktops::PackedPlace& place, size_t)
+      : lines_(stream.at(place.lines + Order::kChunkBytes)),
+        halves_(stream.at(place.halves + Order::kChunkBytes)) {}
+
+  KTOPS_INLINE void fetch(int group) const {
+    constexpr size_t kLines = sizeof Order::kLines, kEach = (kLines + 7) / 8;
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kEach; ++i) {
+      const size_t place = static_cast<size_t>(group) * kEach + i;
+      if (place >= kLines)
+        break;
+      const size_t line = Order::kLines[place];
+      __builtin_prefetch(line == kLines - 1 ? halves_ : lines_ + 64 * line, 0, 2);
+    }
+  }
+
+ private:
+  const uint8_t *const lines_, *const halves_;
+};
+
+template <class V, size_t kWordsAt, class Ahead> class PackedSource {
+ public:
+  PackedSource(const uint8_t* lines, const uint8_t* halves, const Ahead& ahead)
       : lines_(lines), halves_(halves), ahead_(ahead) {}
 
   KTOPS_INLINE void load4(size_t at, typename V::I* out) const { load<4>(at, out); }
@@ -94,9 +133,7 @@ template <class V, size_t kWordsAt, size_t kGroupBytes> class PackedSource {
   KTOPS_INLINE typename V::F half(size_t) const { return V::load_halves(halves_); }
   KTOPS_INLINE void fetch(int group) const {
     if constexpr (V::kLanes > 1) {
-#pragma GCC unroll 16
-      for (size_t line = 0; line < (kGroupBytes + 63) / 64; ++line)
-        __builtin_prefetch(ahead_ + static_cast<size_t>(group) * kGroupBytes + 64 * line, 0, 2);
+      ahead_.fetch(group);
       __asm__ volatile("" ::: "memory"); // keeps them spread over the groups
     }
   }
@@ -108,7 +145,8 @@ template <class V, size_t kWordsAt, size_t kGroupBytes> class PackedSource {
       out[i] = word(at + 4 * i);
   }
 
-  const uint8_t *const lines_, *const halves_, *const ahead_;
+  const uint8_t *const lines_, *const halves_;
+  const Ahead& ahead_;
 };
 
 } // namespace
