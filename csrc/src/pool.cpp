@@ -1,59 +1,22 @@
+// The life of the threads: started and pinned, told their nodes, stopped.
 #include "pool.h"
 
 #include <algorithm>
 #include <climits>
-#include <immintrin.h>
-#include <linux/futex.h>
 #include <new>
 #include <sched.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "clock.h"
 #include "isa_select.h"
+#include "waiting.h"
 
+using ktops::futex_wake;
+using ktops::kCrowdedSpinNs;
 using ktops::kMaxNodes;
+using ktops::kSpinNs;
 
 namespace {
-
-using ktops::now_ns;
-
-// Bits of the gate; the ones above change whenever somebody leaves while the caller sleeps.
-constexpr uint32_t kOpen = 1, kAwaited = 2, kLeft = 4;
-
-// Long enough to bridge the gap between two matrices of a layer, short enough to give the core back
-// to whoever computes in between.
-constexpr uint64_t kSpinNs = 40'000;
-// With more threads than CPUs a spinning thread stands in the way of the one it waits for.
-constexpr uint64_t kCrowdedSpinNs = 1'000;
-// Between the steps of a job nobody sleeps. Whoever gives its CPU away there may get it back only
-// milliseconds later, so that is for waits that are as long already.
-constexpr uint64_t kPatienceNs = 1'000'000;
-// A run is the rest of a step by so many.
-constexpr size_t kSharesPerThread = 2;
-
-void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
-  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
-}
-
-void futex_wake(std::atomic<uint32_t>& word, int count) {
-  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
-}
-
-// True once done() holds, false when spin_ns have passed first.
-template <class Done> bool spin_until(uint64_t spin_ns, const Done& done) {
-  if (done())
-    return true;
-  for (const uint64_t start = now_ns(); now_ns() - start < spin_ns;) {
-    for (int i = 0; i < 16; ++i) {
-      _mm_pause();
-      if (done())
-        return true;
-    }
-  }
-  return false;
-}
 
 uint32_t num_allowed_cpus() {
   cpu_set_t allowed;
@@ -172,43 +135,6 @@ void ktops_pool::stop_workers() {
     pthread_join(workers_[i].thread, nullptr);
 }
 
-// The epoch rises without a job: who wakes finds the gate shut and goes on waiting.
-void ktops_pool::keep_awake(bool awake) {
-  is_kept_awake_.store(awake && spin_ns_ == kSpinNs, std::memory_order_relaxed);
-  if (!awake)
-    return;
-  return_to_own_cpu(); // where no worker spins
-  epoch_.fetch_add(1, std::memory_order_seq_cst);
-  if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
-    futex_wake(epoch_, INT_MAX);
-}
-
-void ktops_pool::run_alone(const Step* steps, size_t num_steps) {
-  for (size_t s = 0; s < num_steps; ++s)
-    for (size_t index = 0; index < steps[s].count; ++index)
-      steps[s].run(steps[s].body, index, index + 1);
-}
-
-void ktops_pool::run_steps(const Step* steps, size_t num_steps) {
-  size_t count = 0; // no more threads than this find work
-  for (size_t s = 0; s < num_steps; ++s)
-    count = std::max(count, steps[s].count);
-  if (count <= 1 || num_workers_ == 0)
-    return run_alone(steps, num_steps);
-  return_to_own_cpu();
-  steps_ = steps;
-  num_steps_ = num_steps;
-  for (uint32_t node = 0; node < num_nodes_; ++node)
-    next_[node].value.store(0, std::memory_order_relaxed);
-  done_.store(0, std::memory_order_relaxed);
-  gate_.store(kOpen, std::memory_order_seq_cst);
-  epoch_.fetch_add(1, std::memory_order_seq_cst);
-  if (num_sleeping_.load(std::memory_order_seq_cst) != 0)
-    futex_wake(epoch_, count - 1 < num_workers_ ? static_cast<int>(count - 1) : INT_MAX);
-  take_indices(caller_node_);
-  wait_for_workers();
-}
-
 // The caller's thread belongs to the application and must not stay pinned: threads that it starts
 // would all inherit its one CPU. So when it has strayed, to a worker's CPU perhaps, it is only
 // moved back; the scheduler then leaves it there while nothing better turns up.
@@ -220,147 +146,4 @@ void ktops_pool::return_to_own_cpu() {
     return;
   pin_this_thread(caller_cpu_);
   sched_setaffinity(0, sizeof allowed, &allowed);
-}
-
-// Runs of neighbouring indices, which read neighbouring memory: long ones first, single ones at the
-// end of a list, so that threads of different speed finish together. False: all are taken.
-bool ktops_pool::List::take_run(size_t* from, size_t* to) const {
-  const size_t num_shares = kSharesPerThread * num_threads;
-  *from = counter.value.load(std::memory_order_relaxed);
-  while (*from < end) {
-    *to = *from + std::max<size_t>((end - *from) / num_shares, 1);
-    if (counter.value.compare_exchange_weak(*from, *to, std::memory_order_relaxed))
-      return true;
-  }
-  return false;
-}
-
-void ktops_pool::take_indices(uint32_t own_node) {
-  size_t begins[kMaxNodes]; // of the step, in the counter of each node
-  std::fill_n(begins, num_nodes_, 0);
-  size_t begin = 0;
-  for (size_t s = 0; s < num_steps_; ++s) {
-    const Step& step = steps_[s];
-    if (step.node_ends == nullptr) {
-      take_all(step, {next_[0], begins[0], begins[0] + step.count, 0, num_threads()}, begin, false);
-      begins[0] += step.count;
-    } else {
-      bool is_ready = false;
-      for (uint32_t i = 0; i < num_nodes_; ++i) {
-        const uint32_t node = (own_node + i) % num_nodes_;
-        const size_t first = node == 0 ? 0 : step.node_ends[node - 1];
-        const size_t end = begins[node] + step.node_ends[node] - first;
-        is_ready = take_all(step, {next_[node], begins[node], end, first, threads_on_[node]}, begin,
-                            is_ready);
-        begins[node] = end;
-      }
-    }
-    begin += step.count;
-  }
-}
-
-// Runs what can be taken of a list, once the first `begin` indices of the job are done. The next
-// run is taken before the last index of a run, which calls the memory of the next into the cache;
-// not near the end of a list, where others would wait for it. Returns whether the step has begun,
-// `is_ready` whether that is known.
-bool ktops_pool::take_all(const Step& step, const List& list, size_t begin, bool is_ready) {
-  const size_t near_end = 2 * kSharesPerThread * list.num_threads;
-  size_t from, to;
-  bool is_taken = list.take_run(&from, &to);
-  if (is_taken && !is_ready)
-    await_step(begin, step, list.index(from));
-  is_ready |= is_taken;
-  while (is_taken) {
-    const size_t final_index = list.index(to - 1), num_done = to - from;
-    for (size_t index = list.index(from); index < final_index; ++index)
-      step.run(step.body, index, index + 1);
-    const bool is_early = to + near_end < list.end;
-    is_taken = is_early && list.take_run(&from, &to);
-    step.run(step.body, final_index, is_taken ? list.index(from) : step.count);
-    done_.fetch_add(num_done, std::memory_order_release);
-    is_taken = is_taken || list.take_run(&from, &to);
-  }
-  return is_ready;
-}
-
-// Until the first `begin` indices are done: each of them is in the hands of a thread that works,
-// because indices are taken in order.
-void ktops_pool::await_step(size_t begin, const Step& step, size_t index) const {
-  const uint64_t patience_ns = spin_ns_ == kSpinNs ? kPatienceNs : spin_ns_;
-  size_t n = 0;
-  const auto is_ready = [&] {
-    if (done_.load(std::memory_order_acquire) >= begin)
-      return true;
-    if (step.prepare != nullptr)
-      step.prepare(step.preparation, index, n++);
-    return false;
-  };
-  while (!spin_until(patience_ns, is_ready))
-    sched_yield();
-}
-
-bool ktops_pool::is_empty() const {
-  for (uint32_t i = 0; i < num_workers_; ++i)
-    if (workers_[i].is_inside.load(std::memory_order_seq_cst))
-      return false;
-  return true;
-}
-
-void ktops_pool::wait_for_workers() {
-  gate_.store(0, std::memory_order_seq_cst);
-  if (spin_until(spin_ns_, [this] { return is_empty(); }))
-    return;
-  gate_.store(kAwaited, std::memory_order_seq_cst);
-  for (;;) {
-    const uint32_t value = gate_.load(std::memory_order_seq_cst);
-    if (is_empty())
-      return;
-    futex_wait(gate_, value);
-  }
-}
-
-// A worker says that it is inside before it looks at the gate, and the caller shuts the gate before
-// it looks at the workers: one of them sees the other.
-bool ktops_pool::join(Worker& worker) {
-  if ((gate_.load(std::memory_order_relaxed) & kOpen) == 0)
-    return false;
-  worker.is_inside.store(true, std::memory_order_seq_cst);
-  if ((gate_.load(std::memory_order_seq_cst) & kOpen) != 0)
-    return true;
-  leave(worker);
-  return false;
-}
-
-void ktops_pool::leave(Worker& worker) {
-  worker.is_inside.store(false, std::memory_order_seq_cst);
-  if ((gate_.load(std::memory_order_seq_cst) & kAwaited) == 0)
-    return;
-  gate_.fetch_add(kLeft, std::memory_order_seq_cst);
-  futex_wake(gate_, 1);
-}
-
-uint32_t ktops_pool::wait_for_epoch(uint32_t seen) {
-  const auto changed = [this, seen] { return epoch_.load(std::memory_order_acquire) != seen; };
-  bool has_changed = spin_until(spin_ns_, changed);
-  while (!has_changed && is_kept_awake_.load(std::memory_order_relaxed))
-    has_changed = spin_until(spin_ns_, changed);
-  if (!has_changed) {
-    num_sleeping_.fetch_add(1, std::memory_order_seq_cst);
-    while (epoch_.load(std::memory_order_seq_cst) == seen)
-      futex_wait(epoch_, seen);
-    num_sleeping_.fetch_sub(1, std::memory_order_seq_cst);
-  }
-  return epoch_.load(std::memory_order_acquire);
-}
-
-void ktops_pool::work(Worker& worker) {
-  for (uint32_t seen = 0;;) {
-    seen = wait_for_epoch(seen);
-    if (stop_.load(std::memory_order_acquire))
-      return;
-    if (join(worker)) {
-      take_indices(worker.node);
-      leave(worker);
-    }
-  }
 }
