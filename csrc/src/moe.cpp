@@ -2,13 +2,16 @@
 // with SiLU between; a second of down.
 //
 // The (token, expert) pairs are sorted by expert, so that tokens which share an expert share the
-// read of its weights. A job of the first pass is some rows of one expert for all its tokens. A job
-// of the second is some rows of the output for all experts: each output value is then added up by
-// one thread, in the order of the experts, without locks and the same way every time.
+// read of its weights. A job is some rows of one expert for all its tokens, so that neighbouring
+// jobs read on where the one before ended. The last of the experts that is done with some rows of
+// the second pass adds up the products of all of them: each output value in the order of the
+// experts, the same way every time. Where there are too many products to keep, a job of the second
+// pass is some rows of the output for all experts.
 #include "moe.h"
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "moe_plan.h"
 #include "prefill.h"
@@ -113,21 +116,26 @@ class Steps {
       : pass_(pass), num_experts_(std::max<size_t>(pass.plan.num_experts, 1)),
         gate_(weight_rows(pass.args.gate, 0, pass.kernels)),
         down_(weight_rows(pass.args.down, 0, pass.kernels)), up_rows_(rows_of_up_job(pool)),
-        down_rows_(rows_per_job(down_.rows, down_.row_bytes * num_experts_, tokens_each(),
-                                kPanelRows, pool.num_threads())),
+        by_expert_(pass.plan.products != nullptr),
+        down_rows_(rows_per_job(down_.rows, down_.row_bytes * (by_expert_ ? 1 : num_experts_),
+                                tokens_each(), kPanelRows, pool.num_threads())),
         up_jobs_(gate_.rows, up_rows_, pass.plan.num_experts,
                  nodes_of_rows(gate_.rows, gate_.row_bytes, pool.num_nodes())),
-        down_jobs_(down_.rows, down_rows_, 1,
+        down_jobs_(down_.rows, down_rows_, by_expert_ ? pass.plan.num_experts : 1,
                    nodes_of_rows(down_.rows, down_.row_bytes, pool.num_nodes())) {
     const MoePlan& plan = pass.plan;
     num_gate_pieces_ = plan.gate_input.num_pieces(pass.args.num_tokens);
     num_up_pieces_ = plan.shared_input ? 0 : plan.up_input.num_pieces(pass.args.num_tokens);
+    for (size_t part = 0; by_expert_ && part < down_jobs_.num_parts(); ++part)
+      new (plan.experts_done + part) std::atomic<uint32_t>(0);
   }
 
   void run(ktops_pool& pool) const {
     const auto store = [this](size_t index) { store_input(index); };
     const auto first = [this](size_t index, size_t then) { first_pass(index, then); };
-    const auto second = [this](size_t index, size_t then) { second_pass(index, then); };
+    const auto second = [this](size_t index, size_t then) {
+      by_expert_ ? second_pass(index, then) : second_pass_by_rows(index, then);
+    };
     const auto prepare_first = [this](size_t index, size_t n) { prepare_first_pass(index, n); };
     const auto prepare_second = [this](size_t index, size_t n) { prepare_second_pass(index, n); };
     ktops_pool::Step steps[] = {ktops_pool::step(num_gate_pieces_ + num_up_pieces_, store),
@@ -173,6 +181,10 @@ class Steps {
     return weight_rows(pass_.args.gate, pass_.plan.experts[job.matrix].expert, pass_.kernels);
   }
 
+  WeightRows down_of(const RowJobs::Job& job) const {
+    return weight_rows(pass_.args.down, pass_.plan.experts[job.matrix].expert, pass_.kernels);
+  }
+
   void first_pass(size_t index, size_t then) const {
     const RowJobs::Job job = up_jobs_.job(index);
     // None known: its own rows, so that nothing is read.
@@ -182,6 +194,29 @@ class Steps {
   }
 
   void second_pass(size_t index, size_t then) const {
+    const MoePlan& plan = pass_.plan;
+    const RowJobs::Job job = down_jobs_.job(index);
+    const RowJobs::Job next = then < down_jobs_.count() ? down_jobs_.job(then) : job;
+    const ActiveExpert& active = plan.experts[job.matrix];
+    multiply_rows(down_of(job), plan.hidden,
+                  {job.first_row, job.last_row, down_of(next).row(next.first_row),
+                   active.first_pair, active.last_pair - active.first_pair,
+                   plan.products + active.first_pair * down_.rows, down_.rows});
+    std::atomic<uint32_t>& done = plan.experts_done[down_jobs_.part(index)];
+    if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == plan.num_experts)
+      add_products(job.first_row, job.last_row);
+  }
+
+  void add_products(size_t first_row, size_t last_row) const {
+    const MoePlan& plan = pass_.plan;
+    const auto count = static_cast<uint32_t>(last_row - first_row);
+    clear_rows(pass_.args, first_row, last_row);
+    for (size_t pair = 0; pair < num_pairs(); ++pair)
+      add_weighted(plan.products + pair * down_.rows + first_row, plan.pairs[pair].weight, count,
+                   pass_.args.y + plan.pairs[pair].token * down_.rows + first_row);
+  }
+
+  void second_pass_by_rows(size_t index, size_t then) const {
     const MoePlan& plan = pass_.plan;
     const RowJobs::Job job = down_jobs_.job(index);
     const size_t row = job.first_row, last_row = job.last_row;
@@ -200,8 +235,13 @@ class Steps {
     prefetch_rows(gate_of(job), job.first_row, job.last_row, n);
   }
 
-  // A job of the second pass reads some rows of each expert.
+  // Whoever is first in the second pass takes many jobs, one behind the other; by rows, a job reads
+  // some rows of each expert.
   void prepare_second_pass(size_t index, size_t n) const {
+    if (by_expert_) {
+      const RowJobs::Job job = down_jobs_.job(index);
+      return prefetch_rows(down_of(job), job.first_row, down_.rows, n);
+    }
     const size_t pieces = divide_up(down_rows_ * down_.row_bytes, kPreparedBytes);
     const size_t e = n / pieces;
     if (e >= pass_.plan.num_experts || n >= kMostPrepared)
@@ -215,8 +255,10 @@ class Steps {
   const Pass pass_;
   const size_t num_experts_; // or 1
   const WeightRows gate_, down_;
-  const size_t up_rows_, down_rows_;
-  const RowJobs up_jobs_, down_jobs_; // the second pass: of all experts at once
+  const size_t up_rows_;
+  const bool by_expert_; // the jobs of the second pass; else they are of all experts at once
+  const size_t down_rows_;
+  const RowJobs up_jobs_, down_jobs_;
   size_t num_gate_pieces_, num_up_pieces_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "expert_pairs.h"
+#include "nodes.h"
 
 namespace ktops {
 
@@ -15,6 +16,10 @@ MoePlan::MoePlan(Carver& carver, const ktops_moe_args& args, size_t num_pairs) {
   pairs = carver.take<Pair>(num_pairs);
   expert_ends = carver.take<size_t>(args.gate.num_experts);
   experts = carver.take<ActiveExpert>(std::min<size_t>(num_pairs, args.gate.num_experts));
+  if (num_pairs * args.down.rows * sizeof(float) > kMostProductBytes)
+    return;
+  products = carver.take<float>(num_pairs * args.down.rows);
+  experts_done = carver.take<std::atomic<uint32_t>>(args.down.rows / kPanelRows + 1 + kMaxNodes);
 }
 
 // A counting sort, stable in the tokens.

@@ -1,10 +1,15 @@
 // Which tokens go to which experts, and the working memory of such a layer.
 #pragma once
 
+#include <atomic>
+
 #include "activations.h"
 #include "scratch.h"
 
 namespace ktops {
+
+// Of down: so much stays in the caches of the cores until it is added up.
+constexpr size_t kMostProductBytes = size_t{8} << 20;
 
 struct Pair {
   size_t token;
@@ -23,6 +28,10 @@ struct MoePlan {
   size_t* expert_ends; // [num_experts], while sorting
   ActiveExpert* experts;
   size_t num_experts = 0;
+  // Products of down for each pair, [num_pairs, rows], and by output rows the experts whose
+  // products are there. Null where they would take more than kMostProductBytes.
+  float* products = nullptr;
+  std::atomic<uint32_t>* experts_done = nullptr;
 
   MoePlan(Carver& carver, const ktops_moe_args& args, size_t num_pairs);
 };

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <set>
 
+#include "../src/moe_plan.h"
 #include "../src/prefill.h"
 #include "check.h"
 #include "random_blocks.h"
@@ -201,6 +202,29 @@ void check_nodes(size_t num_tokens) {
   }
 }
 
+// More products than are kept give the bits of a few.
+void check_many_products(ktops_pool* pool) {
+  if (pool->kernels().gemm != nullptr)
+    return; // so many tokens are for the tiles
+  constexpr size_t kRows = 1024, kTokens = 700, kEach = 100;
+  Problem problem({KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q8_0, KTOPS_TYPE_Q8_0, 3, kRows, 32, kTokens, 3}, 10,
+                  true);
+  CHECK(problem.ids.size() * kRows * sizeof(float) > ktops::kMostProductBytes, "they are kept");
+  Output whole(kTokens * kRows), pieces(kTokens * kRows);
+  ktops_moe_args args = problem.args(whole.data());
+  CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "all tokens");
+  CHECK(whole.guards_hold(), "wrote beside the output");
+  args.num_tokens = kEach;
+  for (size_t token = 0; token < kTokens; token += kEach) {
+    args.x = problem.x.data() + token * kRows;
+    args.expert_ids = problem.ids.data() + token * 3;
+    args.expert_weights = problem.weights.data() + token * 3;
+    args.y = pieces.data() + token * kRows;
+    CHECK(ktops_moe_forward(pool, &args) == KTOPS_OK, "some tokens");
+  }
+  CHECK(memcmp(whole.data(), pieces.data(), whole.size() * sizeof(float)) == 0, "they differ");
+}
+
 // Many waves give the bits of one.
 void check_waves(ktops_pool* pool) {
   if (pool->kernels().gemm == nullptr)
@@ -251,6 +275,7 @@ int main(int argc, char** argv) {
   check_determinism();
   for (const size_t num_tokens : {1, 70})
     check_nodes(num_tokens);
+  check_many_products(pool);
   check_waves(pool);
   return result();
 }
