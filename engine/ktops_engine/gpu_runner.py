@@ -19,7 +19,7 @@ from ktops_engine.kernels import argmax
 from ktops_engine.kernels.launch import compile_launches
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
 from ktops_engine.kv_cache import LatentCache
-from ktops_engine.models.deepseek2_gpu import HybridModel
+from ktops_engine.models.deepseek2_gpu import GpuStep, HybridModel
 from ktops_engine.runner import step_input
 from ktops_engine.sampler import Sampler
 from ktops_engine.stats import ExpertTraffic
@@ -55,6 +55,7 @@ class GpuRunner:
         self._cache = cache
         self._sampler = sampler
         self._graphs: dict[int, DecodeGraph] = {}
+        self._longest = 0  # tokens of a prompt so far
         # The CPU's part runs on the pool's threads; torch's own would only be in their way.
         torch.set_num_threads(1)
 
@@ -100,7 +101,7 @@ class GpuRunner:
         tensors = StepTensors(self._model, self._cache, num_tokens, 1)
         step = tensors.step((num_tokens,), (0,))
         step.x.normal_()
-        self._model.forward(step, self._cache, [0])
+        self._forward(step, [0])
 
     @torch.inference_mode()
     def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[Sampled]:
@@ -157,13 +158,22 @@ class GpuRunner:
         if _is_decode(batch):
             out = self._model.decode(step, self._cache, is_captured=False)
         else:
-            out = self._model.forward(step, self._cache, rows)
+            out = self._forward(step, rows)
         if self._model.tail is not None:
             out = tensors.back_to_host(out)
             self._wait()
         if _is_decode(batch):
             self._model.check_decode()
         return self._finish(out, batch, rows)
+
+    def _forward(self, step: GpuStep, rows: Sequence[int]) -> torch.Tensor:
+        """A prompt; one longer than any before begins without what torch has kept of others: their
+        pieces of memory are too small for it, and it would take as much beside them."""
+        num_tokens = sum(step.num_tokens)
+        if num_tokens > self._longest:
+            self._longest = num_tokens
+            torch.cuda.empty_cache()
+        return self._model.forward(step, self._cache, rows)
 
     def _finish(
         self, out: torch.Tensor, batch: Batch, rows: Sequence[int] | None = None

@@ -105,6 +105,18 @@ def test_kernels_are_compiled_before_any_is_launched(files, native_build, device
     ]
 
 
+def test_a_prompt_longer_than_any_before_finds_no_pieces_of_shorter_ones(
+    files, native_build, device, monkeypatch
+):
+    given_back = []
+    with hybrid_model(files, native_build, device) as (model, config, _):
+        runner = new_runner(model, config)
+        monkeypatch.setattr("torch.cuda.empty_cache", lambda: given_back.append(length))
+        for length in (5, 20, 7, 20, 40, 1):
+            logits(runner, prompt(config, length), [length])
+    assert given_back == [5, 20, 40]
+
+
 @pytest.mark.gpu
 def test_warming_up_twice_leaves_cache_and_counts_as_they_were(model):
     model, config = model
