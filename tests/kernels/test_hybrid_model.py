@@ -120,8 +120,8 @@ def without_residents(small, native_build, device):
 def test_experts_in_gpu_memory_give_what_those_in_ram_give(
     small, without_residents, native_build, device, other_device, layers, elsewhere
 ):
-    remote = dict.fromkeys(elsewhere, other_device)
-    with hybrid_model(small, native_build, device, layers, remote) as (model, config, _):
+    further = dict.fromkeys(elsewhere, other_device)
+    with hybrid_model(small, native_build, device, layers, further) as (model, config, _):
         assert middle_error(steps(model, config), without_residents) <= BOUND
         served = model.expert_traffic().num_bytes
     assert bool(served) == (len(layers) + len(elsewhere) == 1)

@@ -67,15 +67,15 @@ def decode_together(model, model_config, num_sequences: int, *, stepwise: bool) 
 
 @pytest.mark.parametrize("where", list(PLACES))
 def test_logits_of_prompts_and_tokens_are_those_of_one_gpu(files, native_build, where):
-    def answers(layers, remote):
-        with hybrid_model(files, native_build, "cuda:0", layers, remote) as (model, found, _):
+    def answers(layers, elsewhere):
+        with hybrid_model(files, native_build, "cuda:0", layers, elsewhere) as (model, found, _):
             short = logits(new_runner(model, found), prompt(found, 9), [5, 1, 1, 1, 1])
             long = logits(new_runner(model, found), prompt(found, 300), [300], [3, 1, 5, 0, 2])
             return short, long
 
-    remote, here = PLACES[where]
-    expected = answers({*remote, *here}, {})
-    for ours, theirs in zip(answers(here, remote), expected, strict=True):
+    elsewhere, here = PLACES[where]
+    expected = answers({*elsewhere, *here}, {})
+    for ours, theirs in zip(answers(here, elsewhere), expected, strict=True):
         assert middle_error(ours, theirs) <= BOUND
 
 
@@ -84,8 +84,8 @@ def test_logits_of_prompts_and_tokens_are_those_of_one_gpu(files, native_build, 
 def test_a_replayed_graph_gives_the_tokens_of_separate_steps(
     files, native_build, where, num_sequences
 ):
-    remote, here = PLACES[where]
-    with hybrid_model(files, native_build, "cuda:0", here, remote) as (model, found, _):
+    elsewhere, here = PLACES[where]
+    with hybrid_model(files, native_build, "cuda:0", here, elsewhere) as (model, found, _):
         replayed = decode_together(model, found, num_sequences, stepwise=False)
         assert replayed == decode_together(model, found, num_sequences, stepwise=True)
 
@@ -130,8 +130,8 @@ def test_a_second_gpu_that_is_full_is_named_and_nothing_is_kept(files, native_bu
     held = fill("cuda:1")
 
     def load():
-        remote = dict.fromkeys((1, 2, 3), "cuda:1")
-        return hybrid_model(files, native_build, "cuda:0", (), remote).__enter__()
+        elsewhere = dict.fromkeys((1, 2, 3), "cuda:1")
+        return hybrid_model(files, native_build, "cuda:0", (), elsewhere).__enter__()
 
     with pytest.raises(KtopsError) as caught:
         load_within(placement, load)

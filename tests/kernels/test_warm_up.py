@@ -39,7 +39,7 @@ def model(request, files, native_build, device, other_device):
     places = {
         "in RAM": {},
         "in GPU memory": {"resident_layers": {0}},
-        "on another device": {"remote_layers": {1: other_device}},
+        "on another device": {"further_gpu_layers": {1: other_device}},
         "copied": {"hot": {0: [1, 2], 1: [3]}},
         "a tail": {"gpu_layers": 1},
     }

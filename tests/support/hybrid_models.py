@@ -39,16 +39,16 @@ def hybrid_model(
     info: BuildInfo,
     device: str,
     resident_layers: Iterable[int] = (),
-    remote_layers: Mapping[int, str] = MappingProxyType({}),
+    further_gpu_layers: Mapping[int, str] = MappingProxyType({}),
     hot: Mapping[int, Sequence[int]] = MappingProxyType({}),
     gpu_layers: int | None = None,
 ) -> Iterator[tuple[HybridModel, ModelConfig, GgufModel]]:
     """A model with all that every token uses on `device`, and the routed experts of
-    `resident_layers`; those of `remote_layers` on the devices it gives; and copies of the `hot`
-    experts by layer. With `gpu_layers` only the first ones are on the device, and the CPU has the
-    others and the head."""
+    `resident_layers`; those of `further_gpu_layers` on the devices it gives; and copies of the
+    `hot` experts by layer. With `gpu_layers` only the first ones are on the device, and the CPU has
+    the others and the head."""
     experts = {layer: torch.device(device) for layer in resident_layers}
-    experts |= {layer: torch.device(other) for layer, other in remote_layers.items()}
+    experts |= {layer: torch.device(other) for layer, other in further_gpu_layers.items()}
     source = open_source(config)
     gguf, model_config = source.gguf, source.config
     native = load_native(info)

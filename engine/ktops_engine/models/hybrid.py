@@ -33,12 +33,12 @@ from ktops_engine.models.gpu_weights import GpuWeights
 from ktops_engine.models.weights import Weights
 from ktops_engine.moe.expert_stream import ExpertStream
 from ktops_engine.moe.further_gpu import FurtherGpu
+from ktops_engine.moe.further_gpu_experts import FurtherGpuExperts
 from ktops_engine.moe.gpu_experts import ResidentExperts, expert_bytes
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.host_memory import register, unregister
 from ktops_engine.moe.hot_experts import copy_hot_experts
 from ktops_engine.moe.ram_experts import RamExperts
-from ktops_engine.moe.remote_experts import RemoteExperts
 from ktops_engine.moe.streamed_experts import StreamedExperts
 from ktops_engine.native.load import Native, Pool
 from ktops_engine.plan.sizes import gib
@@ -120,7 +120,7 @@ def build_hybrid(
             else:
                 if where not in further:
                     further[where] = _further_gpu(device, where, config)
-                routed[index] = RemoteExperts(further[where], stream.staging, experts)
+                routed[index] = FurtherGpuExperts(further[where], stream.staging, experts)
     first = config.first_k_dense_replace
     counts = torch.zeros(
         config.num_hidden_layers - first, config.n_routed_experts, dtype=torch.int32, device=device

@@ -1,4 +1,4 @@
-"""Experts whose weights stay in the memory of another GPU than the first."""
+"""Experts whose weights stay in the memory of a further GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ktops_engine.moe.gpu_experts import ResidentExperts
 from ktops_engine.moe.staging import Staging
 
 
-class RemoteExperts:
+class FurtherGpuExperts:
     """All routed experts of a layer on a further GPU, computed there, beside what the first one
     does meanwhile."""
 

@@ -10,8 +10,8 @@ from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.between_gpus import send
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 from ktops_engine.moe.further_gpu import FurtherGpu
+from ktops_engine.moe.further_gpu_experts import FurtherGpuExperts
 from ktops_engine.moe.gpu_experts import ResidentExperts
-from ktops_engine.moe.remote_experts import RemoteExperts
 from ktops_engine.moe.staging import Staging
 
 EXPERTS, TOP_K = 4, 2
@@ -33,7 +33,7 @@ class Case:
         staging = Staging(first, 0, 0, 0)
         self.gpu = FurtherGpu(first, where, size, size, TOP_K, is_direct=is_direct)
         experts = ResidentExperts(staging, ExpertMatrices(*(matrix for matrix, _ in made)))
-        self.experts = RemoteExperts(self.gpu, staging, experts)
+        self.experts = FurtherGpuExperts(self.gpu, staging, experts)
 
     def inputs(self, num_tokens: int) -> tuple[torch.Tensor, ...]:
         """x, h, ids and weights; a pair here and there is nobody's."""
