@@ -7,7 +7,6 @@ import torch
 from gpu_matrices import QUANTISED, random_matrix
 
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels import gemv_few
 from ktops_engine.kernels.gemv import gemv, gemv_gate_up, gemv_heads, gemv_stacked
 from ktops_engine.kernels.gemv_few import FEW_TOKENS
 from ktops_engine.layers import gpu_linear
@@ -86,17 +85,6 @@ def test_gate_and_up_are_one_launch(
     gated = torch.nn.functional.silu(products(x, gate_weights[0]))
     expected = gated * products(x, up_weights[0])
     assert error(gemv_gate_up(gate, up, x), expected) <= 2 * BOUND
-
-
-def test_a_lane_may_take_several_panels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemv_few, "PANELS", 2)
-    top, top_weights = random_matrix(QuantType.Q4_0, 64, 96, 1, device, 15)
-    below, below_weights = random_matrix(QuantType.Q4_0, 48, 96, 1, device, 16)
-    x = tokens(FEW_TOKENS, 96, device=device)
-    first, second = gemv_stacked(top, top, x)
-    assert error(first, products(x, top_weights[0])) <= FLOAT_BOUND
-    assert torch.equal(first, second)
-    assert error(gemv_stacked(top, below, x)[1], products(x, below_weights[0])) <= FLOAT_BOUND
 
 
 def test_columns_of_a_matrix_with_few_rows_are_cut(device: str) -> None:

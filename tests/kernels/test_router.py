@@ -99,19 +99,6 @@ def test_logits_that_are_no_numbers_still_name_distinct_experts(
     assert 0 <= int(ids.min()) <= int(ids.max()) < config.n_routed_experts
 
 
-def test_results_go_where_they_are_asked_for(device: str) -> None:
-    logits = _separate_logits(3, V3, seed=2).to(device)
-    ids = torch.full((5, 8), -7, dtype=torch.int32, device=device)
-    weights = torch.full((5, 8), float("nan"), device=device)
-
-    route(logits, None, V3, out=(ids[1:4], weights[1:4]))
-
-    assert torch.equal(ids[1:4].cpu(), _expected(logits, None, V3)[0])
-    assert ids[[0, 4]].eq(-7).all()
-    assert weights[[0, 4]].isnan().all()
-    assert not weights[1:4].isnan().any()
-
-
 @MODELS
 def test_choices_are_counted_as_often_as_they_are_made(device: str, config: ModelConfig) -> None:
     counts = torch.zeros(config.n_routed_experts, dtype=torch.int32, device=device)

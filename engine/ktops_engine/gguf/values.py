@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -104,15 +104,6 @@ class Metadata(Mapping[str, object]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
-
-    def array_length(self, key: str) -> int | None:
-        """The number of elements of the array under `key`, without decoding it; None if absent."""
-        value = self._values.get(key)
-        if isinstance(value, LazyArray):
-            return value.length
-        if isinstance(value, str) or not isinstance(value, Sized):
-            return None
-        return len(value)
 
 
 class Cursor:

@@ -107,10 +107,10 @@ def _gate_up(
             unit = (start + tl.arange(0, UNITS))[:, None]
             mask = unit < NUM_UNITS
             gates += unit_products(
-                gate, (panel,), row, unit, mask, NUM_BLOCKS, (x,), unit, TYPE, PARTS, RUNS
+                gate, panel, row, unit, mask, NUM_BLOCKS, (x,), unit, TYPE, PARTS, RUNS
             )[0]
             ups += unit_products(
-                up, (panel,), row, unit, mask, NUM_BLOCKS, (x,), unit, TYPE, PARTS, RUNS
+                up, panel, row, unit, mask, NUM_BLOCKS, (x,), unit, TYPE, PARTS, RUNS
             )[0]
         result = tl.sum(gates, axis=0)
         result = result * tl.sigmoid(result) * tl.sum(ups, axis=0)
@@ -141,7 +141,7 @@ def _down(
         place = unit % NUM_UNITS
         at = token * (TOP_K * NUM_UNITS) + unit
         products = unit_products(
-            down, (panel,), row, place, mask, NUM_BLOCKS, (h,), at, TYPE, PARTS, RUNS
+            down, panel, row, place, mask, NUM_BLOCKS, (h,), at, TYPE, PARTS, RUNS
         )
         total += weight * products[0]
     target = y + token * (NUM_PANELS * 16) + tl.program_id(0) * 16 + tl.arange(0, 16)

@@ -1,8 +1,9 @@
 """Products of quantised matrices with 1 or 2 tokens, by plain sums in float32; see `gemv`.
 
-A lane takes a unit of columns of four rows of each of its panels: a weight is unpacked once for all
-tokens, what belongs to a token once for all rows. Warps divide the columns among themselves and add
-up at the end, so that every program has its loads under way at once.
+A lane takes a unit of columns of four rows: a weight is unpacked once for all tokens, what belongs
+to a token once for all rows. A program has one panel: with two, half as many programs, 2112 x 7168
+in Q4_K took 9.4 microseconds instead of 6.9 on an H100. Warps divide the columns among themselves
+and add up at the end, so that every program has its loads under way at once.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from ktops_engine.kernels.unpack import PANEL_ROWS, UNITS, panel_words, unit_pro
 
 # Of four, a weight would cost nine instructions, and a kernel ten seconds of compiling.
 FEW_TOKENS = 2
-# Of a lane. Two halve what is done for a token, but there are half as many programs: 9.4
-# microseconds against 6.9, 2112 x 7168 in Q4_K on an H100.
-PANELS = 1
 
 
 @triton.jit
@@ -33,34 +31,31 @@ def _vectors(x, token_stride, num_tokens, TOKENS: tl.constexpr):
 
 @triton.jit
 def _rows_products(
-    data, panels, x, num_units, num_blocks,
+    data, panel, x, num_units, num_blocks,
     TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """The products of some panels' rows with the vectors x: a tuple of float32 [16], in the order
-    of `unit_products`.
+    """The products of a panel's rows with the vectors x: a tuple of float32 [16].
 
-    panels: a tuple of int64, words to each.
+    panel: int64, words to it.
     """
     row = tl.arange(0, 16)[None, :]
-    tiles = ()
+    panel = panel + row * 0
     totals = ()
-    for P in tl.static_range(len(panels)):
-        tiles = tiles + (panels[P] + row * 0,)
-        for _ in tl.static_range(len(x)):
-            totals = totals + (tl.zeros((UNITS, 16), tl.float32),)
+    for _ in tl.static_range(len(x)):
+        totals = totals + (tl.zeros((UNITS, 16), tl.float32),)
     for start in range(0, num_units, UNITS):
         unit = (start + tl.arange(0, UNITS))[:, None]
         mask = unit < num_units
         products = unit_products(
-            data, tiles, row, unit, mask, num_blocks, x, unit, TYPE, PARTS, RUNS
+            data, panel, row, unit, mask, num_blocks, x, unit, TYPE, PARTS, RUNS
         )
         sums = ()
-        for i in tl.static_range(len(products)):
-            sums = sums + (totals[i] + products[i],)
+        for T in tl.static_range(len(x)):
+            sums = sums + (totals[T] + products[T],)
         totals = sums
     results = ()
-    for i in tl.static_range(len(totals)):
-        results = results + (tl.sum(totals[i], axis=0),)
+    for T in tl.static_range(len(x)):
+        results = results + (tl.sum(totals[T], axis=0),)
     return results
 
 
@@ -69,36 +64,31 @@ def _few_kernel(
     data, other, x, y, num_tokens, num_panels, top_panels, num_units, num_blocks, panel_stride,
     token_stride, head_stride,
     TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr, TOKENS: tl.constexpr,
-    PANELS: tl.constexpr, UNITS: tl.constexpr, JOIN: tl.constexpr, ADD: tl.constexpr,
+    UNITS: tl.constexpr, JOIN: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """One program: PANELS panels of one head. x: int64, four columns; y: [tokens, heads, rows]."""
+    """One program: a panel of one head. x: int64, four columns; y: [tokens, heads, rows]."""
     head = tl.program_id(1)
-    first = tl.program_id(0) * PANELS
+    first = tl.program_id(0)
     panel = head * num_panels + first
     if JOIN == 2:  # noqa: SIM102 (known when Triton compiles, unlike the other)
         if first >= top_panels:
             data = other
             panel = first - top_panels
-    panels = ()
-    for P in tl.static_range(PANELS):
-        panels = panels + ((panel + P).to(tl.int64) * panel_stride,)
+    words = panel.to(tl.int64) * panel_stride
     vectors = _vectors(x + head * head_stride, token_stride, num_tokens, TOKENS)
-    results = _rows_products(data, panels, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, UNITS)
+    results = _rows_products(data, words, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, UNITS)
     if JOIN == 1:
-        ups = _rows_products(
-            other, panels, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, UNITS
-        )
-    for P in tl.static_range(PANELS):
-        rows = (first + P) * 16 + tl.arange(0, 16)
-        for T in tl.static_range(TOKENS):
-            result = results[P * TOKENS + T]
-            if JOIN == 1:
-                result = result * tl.sigmoid(result) * ups[P * TOKENS + T]
-            targets = y + (T * tl.num_programs(1) + head) * (num_panels * 16) + rows
-            if num_tokens > T:
-                if ADD:
-                    result += tl.load(targets)
-                tl.store(targets, result.to(y.dtype.element_ty))
+        ups = _rows_products(other, words, vectors, num_units, num_blocks, TYPE, PARTS, RUNS, UNITS)
+    rows = first * 16 + tl.arange(0, 16)
+    for T in tl.static_range(TOKENS):
+        result = results[T]
+        if JOIN == 1:
+            result = result * tl.sigmoid(result) * ups[T]
+        targets = y + (T * tl.num_programs(1) + head) * (num_panels * 16) + rows
+        if num_tokens > T:
+            if ADD:
+                result += tl.load(targets)
+            tl.store(targets, result.to(y.dtype.element_ty))
 
 
 def few_tokens(
@@ -116,11 +106,10 @@ def few_tokens(
     num_panels = y.shape[2] // PANEL_ROWS
     top_panels = weight.rows // PANEL_ROWS
     num_units = cols // cut.cols
-    panels = PANELS if num_panels % PANELS == top_panels % PANELS == 0 else 1
     num_warps = _num_warps(num_panels * heads, num_units)
     data = weight.data.view(torch.int32)
     launch(
-        _few_kernel, (num_panels // panels, heads),
+        _few_kernel, (num_panels, heads),
         data, data if other is None else other.data.view(torch.int32), x.view(torch.int64), y,
         num_tokens, num_panels, top_panels, num_units, cols // weight.type.block_size,
         panel_words(weight.type, cols), x.stride(0) // 4, x.stride(1) // 4,
@@ -128,7 +117,6 @@ def few_tokens(
         PARTS=cut.parts,
         RUNS=cut.runs,
         TOKENS=triton.next_power_of_2(num_tokens),
-        PANELS=panels,
         UNITS=8 * num_warps,
         JOIN=int(join),
         ADD=add,

@@ -182,13 +182,12 @@ def route(
     bias: torch.Tensor | None,
     config: ModelConfig,
     *,
-    out: tuple[torch.Tensor, torch.Tensor] | None = None,
     counts: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The experts of each token, best first, of equal ones the smaller id, and their weights.
 
     logits: [tokens, experts] float32; bias: [experts] float32 -> expert_ids [tokens, top_k] int32,
-    expert_weights [tokens, top_k] float32, in `out` when given. `noaux_tc` (DeepSeek-V3 report,
+    expert_weights [tokens, top_k] float32. `noaux_tc` (DeepSeek-V3 report,
     arXiv:2412.19437, section 2.1.2), `group_limited_greedy` (arXiv:2405.04434, section 2.2.2) and
     `greedy`, as layers/router.py has them. `counts`: [experts] int32, to which 1 is added for each
     token that goes to an expert; also when a captured graph is replayed.
@@ -197,14 +196,8 @@ def route(
     top_k = config.num_experts_per_tok
     if not logits.is_contiguous() or num_experts != config.n_routed_experts:
         raise ValueError(f"logits {tuple(logits.shape)} for {config.n_routed_experts} experts")
-    if out is None:
-        out = (
-            torch.empty(num_tokens, top_k, dtype=torch.int32, device=logits.device),
-            torch.empty(num_tokens, top_k, dtype=torch.float32, device=logits.device),
-        )
-    ids, weights = out
-    if not ids.is_contiguous() or not weights.is_contiguous():
-        raise ValueError("the router's outputs must be contiguous")
+    ids = torch.empty(num_tokens, top_k, dtype=torch.int32, device=logits.device)
+    weights = torch.empty(num_tokens, top_k, dtype=torch.float32, device=logits.device)
     if counts is not None and (counts.shape != (num_experts,) or counts.dtype != torch.int32):
         raise ValueError(f"counts {tuple(counts.shape)} {counts.dtype} for {num_experts} experts")
     num_groups = 1 if config.topk_method == "greedy" else config.n_group

@@ -302,24 +302,18 @@ def unpack_run(TYPE: tl.constexpr, PART: tl.constexpr, RUN: tl.constexpr, run, h
 
 @triton.jit
 def unit_products(
-    data, panels, row, unit, mask, num_blocks, x, x_unit,
+    data, panel, row, unit, mask, num_blocks, x, x_unit,
     TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr,
 ):  # fmt: skip
-    """Products of units of rows with some vectors: float32 tiles [units, rows], a tuple with those
-    of the first panel, then those of the next.
+    """Products of units of rows with some vectors: a tuple of as many float32 tiles [units, rows].
 
-    data, row, unit, mask: as in `load_header`; panels: a tuple of what is `panel` there, [units,
-    rows] each; x: a tuple of pointers to the vectors, four bfloat16 at once; x_unit: [units, 1],
-    which unit of them.
+    data, panel, row, unit, mask: as in `load_header`, panel a full tile; x: a tuple of pointers to
+    the vectors, four bfloat16 at once; x_unit: [units, 1], which unit of them.
     """
-    headers = ()
-    for P in tl.static_range(len(panels)):
-        headers = headers + (load_header(TYPE, data, panels[P], row, unit, num_blocks, mask),)
+    header = load_header(TYPE, data, panel, row, unit, num_blocks, mask)
     totals = ()
     for RUN in tl.static_range(RUNS):
-        runs = ()
-        for P in tl.static_range(len(panels)):
-            runs = runs + (load_run(TYPE, RUN, data, panels[P], row, unit, mask),)
+        run = load_run(TYPE, RUN, data, panel, row, unit, mask)
         for PART in tl.static_range(PARTS):
             products = ()
             sums = ()
@@ -328,65 +322,42 @@ def unit_products(
                 fours = ()
                 for T in tl.static_range(len(x)):
                     fours = fours + (tl.load(x[T] + at, mask=mask, other=0),)
-                words = ()
-                for P in tl.static_range(len(panels)):
-                    words = words + (part_word(TYPE, PART, J, runs[P]),)
+                word = part_word(TYPE, PART, J, run)
                 for K in tl.static_range(4):
-                    x_k = _of_four(fours, K)
-                    sums = _added(sums, x_k)
-                    products = _accumulated(products, words, runs, x_k, TYPE, PART, K)
-            totals = _scaled(totals, products, sums, runs, headers, unit, TYPE, PART, RUN)
+                    weight = value(TYPE, PART, K, word, run[12])
+                    products, sums = _added(products, sums, fours, weight, K)
+            a, b = scale(TYPE, PART, RUN, header, unit)
+            totals = _scaled(totals, products, sums, a, b)
     return totals
 
 
 @triton.jit
-def _of_four(fours, K: tl.constexpr):
-    """Number K of four bfloat16, as float32."""
-    found = ()
+def _added(products, sums, fours, weight, K: tl.constexpr):
+    """Of every vector, its number K of four times a weight added to its products, and to its
+    sum."""
+    new_products = ()
+    new_sums = ()
     for T in tl.static_range(len(fours)):
         # A bfloat16 is the upper half of a float32.
         half = (fours[T] >> (32 * (K // 2))).to(tl.int32)
         bits = half & -65536 if K % 2 else half << 16
-        found = found + (bits.to(tl.float32, bitcast=True),)
-    return found
+        x = bits.to(tl.float32, bitcast=True)
+        if len(products) == 0:
+            new_products = new_products + (x * weight,)
+            new_sums = new_sums + (x,)
+        else:
+            new_products = new_products + (tl.fma(x, weight, products[T]),)
+            new_sums = new_sums + (sums[T] + x,)
+    return new_products, new_sums
 
 
 @triton.jit
-def _added(sums, x):
-    found = ()
-    for T in tl.static_range(len(x)):
-        found = found + (x[T] if len(sums) == 0 else sums[T] + x[T],)
-    return found
-
-
-@triton.jit
-def _accumulated(
-    products, words, runs, x, TYPE: tl.constexpr, PART: tl.constexpr, K: tl.constexpr
-):  # fmt: skip
-    """`products` of each panel and vector, plus byte K of the panel's word times x."""
-    found = ()
-    for P in tl.static_range(len(words)):
-        weight = value(TYPE, PART, K, words[P], runs[P][12])
-        for T in tl.static_range(len(x)):
-            if len(products) == 0:
-                found = found + (x[T] * weight,)
-            else:
-                found = found + (tl.fma(x[T], weight, products[P * len(x) + T]),)
-    return found
-
-
-@triton.jit
-def _scaled(
-    totals, products, sums, runs, headers, unit,
-    TYPE: tl.constexpr, PART: tl.constexpr, RUN: tl.constexpr,
-):  # fmt: skip
-    """`totals` plus a * product - b * sum of each panel and vector."""
-    found = ()
-    for P in tl.static_range(len(runs)):
-        a, b = scale(TYPE, PART, RUN, headers[P], unit)
-        for T in tl.static_range(len(sums)):
-            total = -b * sums[T]
-            if len(totals) != 0:
-                total += totals[P * len(sums) + T]
-            found = found + (tl.fma(a, products[P * len(sums) + T], total),)
-    return found
+def _scaled(totals, products, sums, a, b):
+    """`totals` of every vector plus a * product - b * sum."""
+    new_totals = ()
+    for T in tl.static_range(len(products)):
+        total = -b * sums[T]
+        if len(totals) != 0:
+            total += totals[T]
+        new_totals = new_totals + (tl.fma(a, products[T], total),)
+    return new_totals

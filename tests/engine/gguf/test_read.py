@@ -137,9 +137,9 @@ def test_a_header_of_r1s_size_opens_without_decoding_its_tokenizer(tmp_path: Pat
     opened = open_gguf(path)
     seconds = time.process_time() - started
     assert len(opened.tensors) > 1000
-    assert opened.metadata.array_length("tokenizer.ggml.merges") == 127_741
     assert seconds < 0.5  # 0.03 s on a 2026 server core; the bound is for slow shared machines
     assert opened.metadata["tokenizer.ggml.tokens"][129_279] == "\u0120token129279"
+    assert len(opened.metadata["tokenizer.ggml.merges"]) == 127_741
     assert opened.metadata["tokenizer.ggml.merges"][-1] == "\u0120to ken127740"
 
 
