@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import torch
 
 from ktops_engine.expert_counts import add_counts
@@ -21,10 +22,17 @@ class CountKeeper:
     the file. One thread looks; `close` comes after its last look."""
 
     def __init__(
-        self, counts: torch.Tensor, path: Path, seconds_between: float = SECONDS_BETWEEN
+        self,
+        counts: torch.Tensor,
+        num_layers: int,
+        path: Path,
+        seconds_between: float = SECONDS_BETWEEN,
     ) -> None:
-        """counts: [layers with experts, experts] int32 on the device, which others add to."""
+        """counts: [layers with experts on the device, experts] int32 there, which others add to;
+        these are the first of the model's `num_layers` with experts, of all of which the file
+        has a row."""
         self._counts = counts
+        self._num_layers = num_layers
         self._path = path
         self._seconds_between = seconds_between
         self._due = monotonic() + seconds_between
@@ -46,7 +54,9 @@ class CountKeeper:
         self._writer.shutdown()
 
     def _take(self) -> None:
-        new = self._counts.to("cpu", copy=True).numpy()
+        counted, num_experts = self._counts.shape
+        new = np.zeros((self._num_layers, num_experts), np.int32)
+        new[:counted] = self._counts.cpu().numpy()
         self._counts.zero_()
         if new.any():
             self._writer.submit(add_counts, self._path, new)

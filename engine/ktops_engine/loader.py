@@ -14,7 +14,7 @@ import torch
 
 from ktops_engine.config import EngineConfig
 from ktops_engine.errors import KtopsError
-from ktops_engine.expert_counts import path_for
+from ktops_engine.expert_counts import counts_shape, path_for
 from ktops_engine.gguf import GgufModel
 from ktops_engine.gpu_memory import cuda_uuids, load_within
 from ktops_engine.gpus import check_order, count_as_nvidia_smi, engine_machine
@@ -95,7 +95,8 @@ class LoadedModel:
 
         keeper = None
         if self.expert_counts is not None:
-            keeper = CountKeeper(self.model.expert_counts, self.expert_counts)
+            num_layers, _ = counts_shape(self.config)
+            keeper = CountKeeper(self.model.expert_counts, num_layers, self.expert_counts)
             self.resources.callback(keeper.close)
         num_threads = self.placement.num_threads
         runner = GpuRunner(self.model, self.new_cache(), sampler, num_threads, keeper)

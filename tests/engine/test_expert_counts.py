@@ -147,14 +147,14 @@ def test_a_process_that_was_stopped_inside_keeps_nobody_waiting(path: Path, monk
 
 def test_a_keeper_takes_what_was_counted_when_it_is_time(path: Path) -> None:
     counts = torch.zeros(SHAPE, dtype=torch.int32)
-    keeper = CountKeeper(counts, path, seconds_between=1e9)
+    keeper = CountKeeper(counts, len(counts), path, seconds_between=1e9)
     counts += 2
     keeper.look()
     assert (counts == 2).all()
     keeper.close()
     assert (counts == 0).all()
     assert (load_counts(path, SHAPE) == 2).all()
-    often = CountKeeper(counts, path, seconds_between=0)
+    often = CountKeeper(counts, len(counts), path, seconds_between=0)
     for _ in range(3):
         counts += 1
         often.look()
@@ -164,8 +164,17 @@ def test_a_keeper_takes_what_was_counted_when_it_is_time(path: Path) -> None:
     assert (load_counts(path, SHAPE) == 5).all()
 
 
+def test_layers_that_the_gpu_does_not_hold_have_rows_without_counts(path: Path) -> None:
+    add_counts(path, np.ones(SHAPE, dtype=np.int32))
+    CountKeeper(torch.full((1, SHAPE[1]), 2, dtype=torch.int32), SHAPE[0], path).close()
+    kept = load_counts(path, SHAPE)
+    assert kept is not None
+    assert (kept[0] == 3).all()
+    assert (kept[1:] == 1).all()
+
+
 def test_nothing_is_written_where_nothing_was_counted(path: Path) -> None:
-    CountKeeper(torch.zeros(SHAPE, dtype=torch.int32), path).close()
+    CountKeeper(torch.zeros(SHAPE, dtype=torch.int32), SHAPE[0], path).close()
     assert not path.exists()
 
 

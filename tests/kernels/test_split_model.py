@@ -50,6 +50,7 @@ def split(request, small, native_build, device) -> Iterator[Split]:
     with hybrid_model(small, native_build, device, gpu_layers=request.param) as made:
         model, config, gguf = made
         assert model.tail.num_layers == 3 - request.param
+        assert model.expert_counts.shape == (request.param - 1, config.n_routed_experts)
         yield model, config, Oracle(gguf, config)
 
 

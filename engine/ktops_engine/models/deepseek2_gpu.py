@@ -174,8 +174,8 @@ class HybridModel:
         device: torch.device,
     ) -> None:
         """`end`: what comes after the `layers` on the GPU; `handoff`: of those whose experts are in
-        RAM, None when there are none; `expert_counts`: [layers with experts, experts] int32, what
-        decodes have chosen."""
+        RAM, None when there are none; `expert_counts`: [layers with experts on the GPU, experts]
+        int32, what decodes have chosen."""
         self._in_ram = in_ram
         self._layers = layers
         self._head = end if isinstance(end, GpuHead) else None

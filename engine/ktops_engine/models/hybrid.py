@@ -121,11 +121,10 @@ def build_hybrid(
                 if where not in further:
                     further[where] = _further_gpu(device, where, config)
                 routed[index] = FurtherGpuExperts(further[where], stream.staging, experts)
-    first = config.first_k_dense_replace
     counts = torch.zeros(
-        config.num_hidden_layers - first, config.n_routed_experts, dtype=torch.int32, device=device
+        len(expert_layers), config.n_routed_experts, dtype=torch.int32, device=device
     )
-    counts_of = dict(enumerate(counts, start=first))
+    counts_of = dict(zip(expert_layers, counts, strict=True))
     layers = [
         GpuLayer(
             attention_norm=on_gpu.float32(_norm_name(index)),
