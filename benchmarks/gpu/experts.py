@@ -13,6 +13,7 @@ from gpu.weights import activations, experts, matrix_bytes
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.expert_gemv import resident_experts
 from ktops_engine.kernels.grouped_gemm import grouped_experts
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.kernels.stretches import reorder
 from ktops_engine.moe.expert_pairs import group_pairs
 
@@ -68,6 +69,6 @@ def _resident(tokens: int, wanted: int) -> list[Call]:
         if tokens * TOP_K <= count:
             order = torch.randperm(count, device="cuda")[: tokens * TOP_K].view(tokens, TOP_K)
         ids = order[:, :TOP_K].int().contiguous()
-        return partial(resident_experts, x, matrices, slots, ids, weights, y)
+        return partial(resident_experts, Routing(x, ids, weights), matrices, slots, y)
 
     return [call() for _ in range(8)]

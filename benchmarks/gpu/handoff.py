@@ -13,6 +13,7 @@ from gpu.timing import Figure, event_seconds, graph_seconds
 from gpu.weights import activations, native
 from ktops_engine.bench.layer import ExpertLayer
 from ktops_engine.bench.shapes import SHAPES
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.native.handoff import Layer
 
@@ -56,10 +57,10 @@ def _request(handoff: Handoff, ids: torch.Tensor) -> Callable[[int], None]:
     weights = torch.full((tokens, 8), 0.1, device="cuda")
 
     def request(layer: int) -> None:
-        handoff.post(0, x, ids[layer], weights)
+        handoff.post(0, Routing(x, ids[layer], weights))
         handoff.take(residual)
 
-    handoff.post(0, x, ids[0], weights)
+    handoff.post(0, Routing(x, ids[0], weights))
     handoff.serve(1)
     handoff.take(residual)
     torch.cuda.synchronize()

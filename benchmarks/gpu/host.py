@@ -15,6 +15,7 @@ from gpu.timing import Figure, event_seconds
 from gpu.weights import activations, native
 from ktops_engine.bench.layer import ExpertLayer
 from ktops_engine.bench.shapes import SHAPES
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.cpu_experts import CpuExperts
 from ktops_engine.moe.expert_split import Rates
 from ktops_engine.moe.gpu_experts import expert_bytes, expert_rows
@@ -97,9 +98,9 @@ def _prompt(pool: Pool, layer: ExpertLayer, tokens: int) -> Iterator[Figure]:
     cpu = statistics.median(times[1:])
     yield Figure("prompt", "CPU alone", tokens, cpu)
 
-    streamed, _ = _through(pool, layer, (x, ids, weights), ALL_STREAMED)
+    streamed, _ = _through(pool, layer, Routing(x, ids, weights), ALL_STREAMED)
     yield Figure("prompt", "streamed alone", tokens, streamed)
-    both, share = _through(pool, layer, (x, ids, weights), None)
+    both, share = _through(pool, layer, Routing(x, ids, weights), None)
     ideal = 1e3 / (1 / cpu + 1 / streamed)
     note = f"{share:.0%} of the experts streamed; ideal {ideal:.0f} ms"
     yield Figure("prompt", "both", tokens, both, note=note)
@@ -108,7 +109,7 @@ def _prompt(pool: Pool, layer: ExpertLayer, tokens: int) -> Iterator[Figure]:
 def _through(
     pool: Pool,
     layer: ExpertLayer,
-    arguments: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    routing: Routing,
     rates: Rates | None,
 ) -> tuple[float, float]:
     """Seconds of a call once rates are learned, or at `rates`, and what share was streamed."""
@@ -122,7 +123,7 @@ def _through(
         before = (stream.stats.streamed, stream.stats.cpu)
         torch.cuda.synchronize()
         began = time.perf_counter()
-        experts(*arguments)
+        experts(routing)
         torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     stats = stream.stats

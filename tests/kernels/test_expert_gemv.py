@@ -9,6 +9,7 @@ from gpu_matrices import random_matrix
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.expert_gemv import resident_experts
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
+from ktops_engine.kernels.routing import Routing
 
 GUARD = 7.0
 # Weights and sums are float32; h is rounded to bfloat16 (cut off, where kernels are interpreted).
@@ -35,7 +36,7 @@ def check(
     weights = torch.rand(ids.shape).to(device)
     x = torch.randn(num_tokens, hidden).to(device, torch.bfloat16)
     whole = torch.full((num_tokens + 2, hidden), GUARD, device=device)
-    resident_experts(x, ExpertMatrices(gate, up, down), slots, ids, weights, whole[1:-1])
+    resident_experts(Routing(x, ids, weights), ExpertMatrices(gate, up, down), slots, whole[1:-1])
     expected = torch.zeros(num_tokens, hidden, dtype=torch.float64, device=device)
     for token in range(num_tokens):
         for k in range(3):
@@ -98,15 +99,15 @@ def test_a_captured_graph_follows_the_ids_and_the_table(device: str) -> None:
     slots = torch.tensor([0, -1, 1], dtype=torch.int32, device=device)
     weights = torch.rand(2, 2, device=device)
     y = torch.zeros(2, size, device=device)
-    resident_experts(x, experts, slots, ids, weights, y)
+    resident_experts(Routing(x, ids, weights), experts, slots, y)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        resident_experts(x, experts, slots, ids, weights, y)
+        resident_experts(Routing(x, ids, weights), experts, slots, y)
     for chosen in ([[0, 1], [2, 0]], [[1, 1], [1, 2]], [[2, 0], [-1, 1]]):
         ids.copy_(torch.tensor(chosen, dtype=torch.int32))
         y.zero_()
         graph.replay()
         expected = torch.zeros_like(y)
-        resident_experts(x, experts, slots, ids, weights, expected)
+        resident_experts(Routing(x, ids, weights), experts, slots, expected)
         assert torch.equal(y, expected)

@@ -9,6 +9,7 @@ from gpu_matrices import random_matrix
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.between_gpus import send
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.further_gpu import FurtherGpu
 from ktops_engine.moe.further_gpu_experts import FurtherGpuExperts
 from ktops_engine.moe.gpu_experts import ResidentExperts
@@ -35,19 +36,20 @@ class Case:
         experts = ResidentExperts(staging, ExpertMatrices(*(matrix for matrix, _ in made)))
         self.experts = FurtherGpuExperts(self.gpu, staging, experts)
 
-    def inputs(self, num_tokens: int) -> tuple[torch.Tensor, ...]:
-        """x, h, ids and weights; a pair here and there is nobody's."""
+    def inputs(self, num_tokens: int) -> tuple[torch.Tensor, Routing]:
+        """x, and tokens with their experts; a pair here and there is nobody's."""
         ids = torch.randint(-1, EXPERTS, (num_tokens, TOP_K), dtype=torch.int32)
+        x = torch.randn(num_tokens, self.size).to(self.device)
         made = (
-            torch.randn(num_tokens, self.size),
             torch.randn(num_tokens, self.size).bfloat16(),
             ids,
             torch.rand(num_tokens, TOP_K),
         )
-        return tuple(tensor.to(self.device) for tensor in made)
+        return x, Routing(*(tensor.to(self.device) for tensor in made))
 
-    def expected(self, x, h, ids, weights) -> torch.Tensor:
+    def expected(self, x, routing) -> torch.Tensor:
         y = x.cpu().double()
+        h, ids, weights = routing
         for token, row in enumerate(h.cpu().double()):
             for expert, weight in zip(ids[token].tolist(), weights[token].tolist(), strict=True):
                 if expert >= 0:
@@ -73,43 +75,42 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def test_tokens_get_what_their_experts_give_beside_what_is_done_meanwhile(case):
     for num_tokens in (2, 1):  # the second request finds what the first one left
-        x, h, ids, weights = case.inputs(num_tokens)
-        expected = case.expected(x, h, ids, weights) + 1
-        case.experts.decode(x, h, ids, weights, lambda x=x: x.add_(1), is_captured=False)
+        x, routing = case.inputs(num_tokens)
+        expected = case.expected(x, routing) + 1
+        case.experts.decode(x, routing, lambda x=x: x.add_(1), is_captured=False)
         assert error(x, expected) < BOUND
 
 
 def test_a_prompt_gets_what_its_experts_give(wide_case):
-    x, h, ids, weights = wide_case.inputs(9)
-    expected = wide_case.expected(x, h, ids, weights) + 1
-    wide_case.experts.prefill(x, h, ids, weights, lambda: x.add_(1))
+    x, routing = wide_case.inputs(9)
+    expected = wide_case.expected(x, routing) + 1
+    wide_case.experts.prefill(x, routing, lambda: x.add_(1))
     assert error(x, expected) < BOUND
 
 
 def test_a_prompt_without_any_expert_changes_nothing(wide_case):
-    x, h, ids, weights = wide_case.inputs(2)
+    x, routing = wide_case.inputs(2)
     before = x.clone()
-    wide_case.experts.prefill(x, h, torch.full_like(ids, -1), weights, lambda: None)
+    nobody = torch.full_like(routing.expert_ids, -1)
+    wide_case.experts.prefill(x, routing._replace(expert_ids=nobody), lambda: None)
     assert torch.equal(x, before)
 
 
 def test_more_tokens_than_there_is_room_for_are_refused(case):
-    x, h, ids, weights = case.inputs(17)
+    x, routing = case.inputs(17)
     with pytest.raises(ValueError, match="17 tokens"):
-        case.experts.decode(x, h, ids, weights, lambda: None, is_captured=False)
+        case.experts.decode(x, routing, lambda: None, is_captured=False)
 
 
 @pytest.mark.parametrize(("hidden", "top_k"), [(64, 8), (1100, 6)])
 def test_what_is_sent_arrives_and_nothing_beside_it(device, hidden, top_k):
-    sent = (
+    sent = Routing(
         torch.randn(3, hidden).bfloat16().to(device),
         torch.randint(-1, 256, (3, top_k), dtype=torch.int32).to(device),
         torch.rand(3, top_k).to(device),
     )
-    whole = tuple(
-        torch.full((5, part.shape[1]), 7, dtype=part.dtype, device=device) for part in sent
-    )
-    send(*sent, tuple(part[1:4] for part in whole))
+    whole = [torch.full((5, part.shape[1]), 7, dtype=part.dtype, device=device) for part in sent]
+    send(sent, Routing(*(part[1:4] for part in whole)))
     for ours, part in zip(sent, whole, strict=True):
         assert torch.equal(part[1:4], ours)
         assert (part[0] == 7).all()
@@ -119,16 +120,16 @@ def test_what_is_sent_arrives_and_nothing_beside_it(device, hidden, top_k):
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_tokens", [1, 4, 16])
 def test_a_graph_of_the_first_gpu_has_the_other_ones_part(case, num_tokens):
-    x, h, ids, weights = case.inputs(num_tokens)
-    case.experts.decode(x, h, ids, weights, lambda: x.add_(1), is_captured=False)
+    x, routing = case.inputs(num_tokens)
+    case.experts.decode(x, routing, lambda: x.add_(1), is_captured=False)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(2):
-            case.experts.decode(x, h, ids, weights, lambda: x.add_(1), is_captured=True)
+            case.experts.decode(x, routing, lambda: x.add_(1), is_captured=True)
     for _ in range(3):
         new = case.inputs(num_tokens)
-        for held, value in zip((x, h, ids, weights), new, strict=True):
+        for held, value in zip((x, *routing), (new[0], *new[1]), strict=True):
             held.copy_(value)
         once = case.expected(*new)
         expected = once + (once - new[0].cpu().double()) + 2

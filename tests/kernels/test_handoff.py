@@ -15,6 +15,7 @@ import torch
 from handoff_model import HIDDEN, NUM_EXPERTS, Model, direct, random_request
 
 from ktops_engine.errors import KtopsError
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.native.build import BuildInfo
 from ktops_engine.native.load import load_native
 
@@ -26,6 +27,10 @@ def model(native_build: BuildInfo, device: torch.device) -> Iterator[Model]:
         yield Model(native, pool, torch.device(device))
 
 
+def on_device(model: Model, *parts: torch.Tensor) -> Routing:
+    return Routing(*(part.to(model.device) for part in parts))
+
+
 def eager_step(model: Model, layer: int, num_tokens: int, seed: int) -> None:
     """One request from beginning to end, compared with a direct call, bit for bit."""
     x, ids, weights = random_request(num_tokens, seed)
@@ -34,7 +39,7 @@ def eager_step(model: Model, layer: int, num_tokens: int, seed: int) -> None:
     expected = residual + direct(model, layer, x.float(), ids, weights)
     guarded = torch.full((num_tokens + 2, HIDDEN), -7.5, device=model.device)
     guarded[1:-1] = residual
-    model.handoff.post(layer, *(tensor.to(model.device) for tensor in (x, ids, weights)))
+    model.handoff.post(layer, on_device(model, x, ids, weights))
     model.handoff.serve(1)
     model.handoff.take(guarded[1:-1])
     found = guarded.cpu()
@@ -52,7 +57,7 @@ def test_a_request_has_the_result_of_a_direct_call(model: Model, num_tokens: int
 def test_experts_read_are_counted_once_a_request(model: Model) -> None:
     x, _, weights = random_request(2, 0)
     ids = torch.tensor([[0, -1], [3, 0]], dtype=torch.int32)
-    model.handoff.post(0, *(tensor.to(model.device) for tensor in (x, ids, weights)))
+    model.handoff.post(0, on_device(model, x, ids, weights))
     model.handoff.serve(1)
     traffic = model.handoff.traffic
     assert traffic.num_bytes == 2 * model.expert_bytes
@@ -64,8 +69,7 @@ def test_experts_that_lie_on_the_gpu_are_not_asked_for(model: Model) -> None:
     slots = torch.tensor([-1, 0, -1, -1, 2, -1, 1, -1], dtype=torch.int32)
     left = torch.where((ids >= 0) & (slots[ids] < 0), ids, -1)
     expected = direct(model, 0, x.float(), left, weights)
-    request = (tensor.to(model.device) for tensor in (x, ids, weights, slots))
-    model.handoff.post(0, *request)
+    model.handoff.post(0, on_device(model, x, ids, weights), slots.to(model.device))
     model.handoff.serve(1)
     found = torch.zeros(5, HIDDEN, device=model.device)
     model.handoff.take(found)
@@ -81,7 +85,7 @@ def post_and_take(model: Model, x: torch.Tensor, ids: torch.Tensor, weights: tor
     residual = torch.ones(x.shape[0], HIDDEN, device=model.device)
     for _ in range(2):
         model.handoff.take(residual)
-        model.handoff.post(0, *(tensor.to(model.device) for tensor in (x, ids, weights)))
+        model.handoff.post(0, on_device(model, x, ids, weights))
     model.handoff.take(residual)
     assert (residual == 1).all()
     assert model.handoff.failed
@@ -93,7 +97,7 @@ def post_and_take(model: Model, x: torch.Tensor, ids: torch.Tensor, weights: tor
 def test_an_answer_that_does_not_come_fails_the_step_and_no_other(model: Model) -> None:
     model.handoff.set_patience(0.02)
     x, ids, weights = random_request(2, 1)
-    model.handoff.post(0, *(tensor.to(model.device) for tensor in (x, ids, weights)))
+    model.handoff.post(0, on_device(model, x, ids, weights))
     post_and_take(model, x, ids, weights)
     with pytest.raises(KtopsError) as caught:
         model.handoff.serve(2, timeout_seconds=5)
@@ -107,7 +111,7 @@ def test_an_answer_that_does_not_come_fails_the_step_and_no_other(model: Model) 
 def test_an_expert_that_is_not_there_is_refused_and_the_gpu_told(model: Model) -> None:
     x, ids, weights = random_request(2, 1)
     ids[1, 0] = NUM_EXPERTS
-    model.handoff.post(0, *(tensor.to(model.device) for tensor in (x, ids, weights)))
+    model.handoff.post(0, on_device(model, x, ids, weights))
     with pytest.raises(KtopsError, match="expert id") as caught:
         model.handoff.serve(1)
     assert caught.value.code == "native-call"
@@ -134,7 +138,7 @@ def test_a_gpu_that_does_not_ask_and_a_cancelled_step_end_with_an_error(model: M
 def test_what_does_not_fit_the_block_is_refused(model: Model) -> None:
     x, ids, weights = (tensor.to(model.device) for tensor in random_request(2, 1))
     many = torch.zeros(17, HIDDEN, dtype=torch.bfloat16, device=model.device)
-    for request in (
+    for layer, *parts in (
         (0, x.float(), ids, weights),
         (0, x[:, ::2], ids, weights),
         (0, x, ids.long(), weights),
@@ -145,7 +149,7 @@ def test_what_does_not_fit_the_block_is_refused(model: Model) -> None:
         (0, x[:0], ids[:0], weights[:0]),
     ):
         with pytest.raises(ValueError, match=r"expected|layer"):
-            model.handoff.post(*request)
+            model.handoff.post(layer, Routing(*parts))
     for residual in (x, x.float()[:, :8]):
         with pytest.raises(ValueError, match="residual"):
             model.handoff.take(residual)

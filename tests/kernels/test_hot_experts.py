@@ -12,6 +12,7 @@ import torch
 from ktops_engine.bench.layer import ExpertLayer
 from ktops_engine.bench.shapes import LayerShape
 from ktops_engine.gguf import QuantType
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.cpu_experts import CpuExperts
 from ktops_engine.moe.expert_split import Rates
 from ktops_engine.moe.expert_stream import ExpertStream
@@ -76,10 +77,10 @@ def stream(engine: Engine) -> Iterator[ExpertStream]:
     stream.close()
 
 
-def tokens(device: torch.device, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def tokens(device: torch.device, count: int) -> Routing:
     x = torch.randn(count, SHAPE.hidden_size).to(device, torch.bfloat16)
     ids = torch.rand(count, SHAPE.num_experts).argsort(dim=1)[:, : SHAPE.num_experts_per_tok]
-    return x, ids.to(device, torch.int32), torch.rand(ids.shape).to(device)
+    return Routing(x, ids.to(device, torch.int32), torch.rand(ids.shape).to(device))
 
 
 def relative(y: torch.Tensor, reference: torch.Tensor) -> float:
@@ -99,7 +100,7 @@ def test_the_cpu_reads_only_what_has_no_copy_and_the_sum_is_the_same(
     x, ids, weights = tokens(engine.device, num_tokens)
     y = torch.ones(x.shape, device=engine.device)
     done: list[int] = []
-    experts.decode(y, x, ids, weights, lambda: done.append(1), is_captured=False)
+    experts.decode(y, Routing(x, ids, weights), lambda: done.append(1), is_captured=False)
     handoff.check()
     assert done == [1]
     assert relative(y - 1, engine.on_cpu(x, ids, weights)) < TOLERANCE
@@ -118,7 +119,7 @@ def test_prompts_use_the_copies_beside_what_is_streamed(
     layers = [StreamedExperts(stream, *engine.matrices, hot) for _ in range(2)]
     for experts in (*layers, *layers):
         call = tokens(engine.device, 20)
-        assert relative(experts(*call), engine.on_cpu(*call)) < TOLERANCE
+        assert relative(experts(call), engine.on_cpu(*call)) < TOLERANCE
     stats = stream.stats
     assert stats.hot == 4 * num_hot
     assert stats.hot + stats.ahead + stats.streamed + stats.cpu == 4 * SHAPE.num_experts

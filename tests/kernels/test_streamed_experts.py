@@ -11,6 +11,7 @@ import torch
 from ktops_engine.bench.layer import ExpertLayer
 from ktops_engine.bench.shapes import LayerShape
 from ktops_engine.gguf import QuantType
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe import host_memory
 from ktops_engine.moe.cpu_experts import CpuExperts
 from ktops_engine.moe.expert_split import Rates
@@ -51,10 +52,10 @@ def engine(native_build: BuildInfo, device: str) -> Iterator[Engine]:
     pool.close()
 
 
-def prompt(device: str, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def prompt(device: str, num_tokens: int) -> Routing:
     x = torch.randn(num_tokens, SHAPE.hidden_size).to(device, torch.bfloat16)
     ids = torch.rand(num_tokens, SHAPE.num_experts).argsort(dim=1)[:, : SHAPE.num_experts_per_tok]
-    return x, ids.to(device, torch.int32), torch.rand(ids.shape).to(device)
+    return Routing(x, ids.to(device, torch.int32), torch.rand(ids.shape).to(device))
 
 
 def relative(y: torch.Tensor, reference: torch.Tensor) -> float:
@@ -74,7 +75,7 @@ def test_wherever_the_experts_are_computed_the_sum_is_the_same(
 ) -> None:
     engine.stream.rates = rates
     x, ids, weights = prompt(device, 24)
-    y = engine.streamed()(x, ids, weights)
+    y = engine.streamed()(Routing(x, ids, weights))
     assert engine.stream.stats.cpu == on_cpu
     assert engine.stream.stats.streamed == 6 - on_cpu
     assert relative(y, engine.on_cpu(x, ids, weights)) < TOLERANCE
@@ -84,7 +85,7 @@ def test_experts_that_a_mask_leaves_out_add_nothing(engine: Engine, device: str)
     engine.stream.rates = BOTH
     x, ids, weights = prompt(device, 12)
     ids[::2] = -1
-    y = engine.streamed()(x, ids, weights)
+    y = engine.streamed()(Routing(x, ids, weights))
     assert y.cpu()[::2].abs().max() == 0
     assert relative(y, engine.on_cpu(x, ids, weights)) < TOLERANCE
 
@@ -93,7 +94,7 @@ def test_two_calls_in_a_row_do_not_disturb_each_other(engine: Engine, device: st
     engine.stream.rates = ALL_STREAMED
     calls = [prompt(device, num_tokens) for num_tokens in (20, 7)]
     experts = engine.streamed()
-    results = [experts(*call) for call in calls]
+    results = [experts(call) for call in calls]
     for call, y in zip(calls, results, strict=True):
         assert relative(y, engine.on_cpu(*call)) < TOLERANCE
 
@@ -102,7 +103,7 @@ def test_the_next_layers_experts_are_brought_ahead(engine: Engine, device: str) 
     engine.stream.rates = ALL_STREAMED
     first, second = engine.streamed(), engine.streamed()
     calls = [prompt(device, 20) for _ in range(3)]
-    results = [experts(*call) for call, experts in zip(calls, (first, second, first), strict=True)]
+    results = [experts(call) for call, experts in zip(calls, (first, second, first), strict=True)]
     assert engine.stream.stats.ahead == 6
     assert engine.stream.stats.streamed == 18 - 6
     for call, y in zip(calls, results, strict=True):
@@ -112,7 +113,7 @@ def test_the_next_layers_experts_are_brought_ahead(engine: Engine, device: str) 
 def test_what_is_to_be_done_meanwhile_is_queued_once(engine: Engine, device: str) -> None:
     x, ids, weights = prompt(device, 4)
     done: list[int] = []
-    engine.streamed()(x, ids, weights, meanwhile=lambda: done.append(1))
+    engine.streamed()(Routing(x, ids, weights), meanwhile=lambda: done.append(1))
     assert done == [1]
 
 
@@ -130,7 +131,7 @@ def test_types_without_a_gpu_kernel_stay_on_the_cpu(engine: Engine, device: str)
     x = torch.randn(5, hidden).to(device, torch.bfloat16)
     ids = torch.randint(num, (5, 1)).to(device, torch.int32)
     weights = torch.rand(5, 1).to(device)
-    y = StreamedExperts(engine.stream, *matrices)(x, ids, weights)
+    y = StreamedExperts(engine.stream, *matrices)(Routing(x, ids, weights))
     expected = CpuExperts(engine.pool, *matrices)(x.float().cpu(), ids.cpu(), weights.cpu())
     assert relative(y, expected) < 1e-5
     assert engine.stream.stats.streamed == 0

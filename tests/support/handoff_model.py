@@ -14,23 +14,22 @@ import torch
 
 from ktops_engine.errors import KtopsError
 from ktops_engine.gguf import QuantType
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.native.build import build_native
 from ktops_engine.native.load import Matrix, Native, Pool, load_native
 
 HIDDEN, INNER, NUM_EXPERTS, TOP_K, NUM_LAYERS = 608, 64, 8, 2, 3
 
-Request = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-
-def random_request(num_tokens: int, seed: int) -> Request:
+def random_request(num_tokens: int, seed: int) -> Routing:
     """Activations, expert ids (some negative) and weights, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(num_tokens, HIDDEN, generator=generator).bfloat16()
     ids = torch.randint(
         -1, NUM_EXPERTS, (num_tokens, TOP_K), generator=generator, dtype=torch.int32
     )
-    return x, ids, torch.rand(num_tokens, TOP_K, generator=generator)
+    return Routing(x, ids, torch.rand(num_tokens, TOP_K, generator=generator))
 
 
 class Model:
@@ -103,8 +102,8 @@ class Step:
     def launch(self, num_layers: int) -> None:
         self.residual.copy_(self.initial)
         for layer in range(num_layers):
-            x = self.residual.bfloat16()
-            self.model.handoff.post(layer % NUM_LAYERS, x, self.ids, self.weights)
+            routing = Routing(self.residual.bfloat16(), self.ids, self.weights)
+            self.model.handoff.post(layer % NUM_LAYERS, routing)
             self.model.handoff.take(self.residual)
 
     def run(self) -> None:

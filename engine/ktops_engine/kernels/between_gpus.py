@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
 from ktops_engine.kernels.launch import launch
+from ktops_engine.kernels.routing import Routing
 
 COLS = 1024
 
 
-def send(
-    h: torch.Tensor,
-    expert_ids: torch.Tensor,
-    expert_weights: torch.Tensor,
-    target: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-) -> None:
-    """Copy all three to `target`, in one launch: tensors of the same shapes and types, on this GPU,
-    on one whose memory this one reaches, or in pinned RAM.
-
-    h: [tokens, hidden] bfloat16; expert_ids: [tokens, top_k] int32; expert_weights: float32. All
-    contiguous.
-    """
-    num_tokens, hidden = h.shape
-    top_k = expert_ids.shape[1]
+def send(routing: Routing, target: Routing) -> None:
+    """Copy tokens, ids and weights to `target`, in one launch: tensors of the same shapes, on this
+    GPU, on one whose memory this one reaches, or in pinned RAM."""
+    num_tokens, hidden = routing.h.shape
+    top_k = routing.expert_ids.shape[1]
     launch(
         _send, (triton.cdiv(hidden, COLS), num_tokens),
-        h, expert_ids, expert_weights, *target,
+        *routing, *target,
         HIDDEN=hidden, TOP_K=top_k, COLS=COLS, PAIRS=triton.next_power_of_2(top_k),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.kernels.unpack import (
     PANEL_ROWS,
     UNITS,
@@ -28,37 +29,34 @@ UNITS_A_WARP = 8  # lanes read 16 bytes, of 4 rows
 
 
 def resident_experts(
-    x: torch.Tensor,
+    routing: Routing,
     experts: ExpertMatrices,
     slots: torch.Tensor,
-    expert_ids: torch.Tensor,
-    expert_weights: torch.Tensor,
     y: torch.Tensor,
     inner: torch.Tensor | None = None,
     *,
     adds: bool = True,
 ) -> None:
-    """y[t] += sum over k of w[t, k] * down_e(silu(gate_e x[t]) * (up_e x[t])), e = ids[t, k], for
+    """y[t] += sum over k of w[t, k] * down_e(silu(gate_e h[t]) * (up_e h[t])), e = ids[t, k], for
     the experts that have a slot; y[t] = that sum, unless it `adds`.
 
-    x: [tokens, hidden] bfloat16; slots: [num_experts] int32, negative: not here; expert_ids:
-    [tokens, top_k] int32; expert_weights: float32; y: [tokens, hidden] float32. All contiguous.
+    slots: [num_experts] int32, negative: not here; y: [tokens, hidden] float32, contiguous.
     inner: [tokens * top_k at least, intermediate] bfloat16 to work in, taken when None.
     """
+    h, expert_ids, expert_weights = routing
     num_tokens, top_k = expert_ids.shape
     gate, up, down = experts.gate, experts.up, experts.down
-    h = inner
-    if h is None:
-        h = torch.empty(num_tokens * top_k, gate.rows, dtype=torch.bfloat16, device=x.device)
+    if inner is None:
+        inner = torch.empty(num_tokens * top_k, gate.rows, dtype=torch.bfloat16, device=h.device)
     launch(
         _gate_up, (gate.rows // PANEL_ROWS, num_tokens * top_k),
-        x.view(torch.int64), gate.data.view(torch.int32), up.data.view(torch.int32), h,
+        h.view(torch.int64), gate.data.view(torch.int32), up.data.view(torch.int32), inner,
         expert_ids, slots,
         TOP_K=top_k, **_sizes(gate, GATE_WARPS),
     )  # fmt: skip
     launch(
         _down, (down.rows // PANEL_ROWS, num_tokens),
-        h.view(torch.int64), down.data.view(torch.int32), y, expert_ids, expert_weights, slots,
+        inner.view(torch.int64), down.data.view(torch.int32), y, expert_ids, expert_weights, slots,
         TOP_K=top_k, ADDS=adds, **_sizes(down, DOWN_WARPS),
     )  # fmt: skip
 

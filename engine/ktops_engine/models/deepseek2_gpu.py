@@ -17,6 +17,7 @@ import torch
 
 from ktops_engine.kernels.norm import rms_norm
 from ktops_engine.kernels.router import route, route_logits
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.kv_cache import LatentCache
 from ktops_engine.layers.gpu_attention import GpuMlaAttention
 from ktops_engine.layers.gpu_linear import GpuGateUp, GpuLinear
@@ -76,27 +77,20 @@ class DenseLayer:
 class RoutedExperts(Protocol):
     """The routed experts of a layer, wherever they lie."""
 
-    def prefill(
-        self,
-        x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        meanwhile: Callable[[], None],
-    ) -> None:
-        """x += the experts of a prompt."""
+    def prefill(self, x: torch.Tensor, routing: Routing, meanwhile: Callable[[], None]) -> None:
+        """x += the experts of a prompt. x: [tokens, hidden_size] float32, where `routing` is;
+        `meanwhile` may queue what the GPU does while the host plans."""
 
     def decode(
         self,
         x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
+        routing: Routing,
         meanwhile: Callable[[], None],
         *,
         is_captured: bool,
     ) -> None:
-        """x += the experts of a token of some sequences each."""
+        """The same for a token of some sequences each, whose experts may be computed beside what
+        `meanwhile` queues. While it `is_captured`, nobody answers for the CPU."""
 
 
 class ExpertLayer:
@@ -120,20 +114,19 @@ class ExpertLayer:
         self._config = config
 
     def prefill(self, x: torch.Tensor, h: torch.Tensor) -> None:
-        self._routed.prefill(x, h, *self._route(h), lambda: self._add_shared(x, h))
+        self._routed.prefill(x, self._route(h), lambda: self._add_shared(x, h))
 
     def decode(self, x: torch.Tensor, h: torch.Tensor, *, is_captured: bool) -> None:
-        routed = self._route(h, self._counts)
-        self._routed.decode(x, h, *routed, lambda: self._add_shared(x, h), is_captured=is_captured)
+        routing = self._route(h, self._counts)
+        self._routed.decode(x, routing, lambda: self._add_shared(x, h), is_captured=is_captured)
 
     def _add_shared(self, x: torch.Tensor, h: torch.Tensor) -> None:
         if self._shared is not None:
             self._shared.add_to(x, h)
 
-    def _route(
-        self, h: torch.Tensor, counts: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return route(route_logits(h, self._weight), self._bias, self._config, counts=counts)
+    def _route(self, h: torch.Tensor, counts: torch.Tensor | None = None) -> Routing:
+        logits = route_logits(h, self._weight)
+        return Routing(h, *route(logits, self._bias, self._config, counts=counts))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ import numpy.typing as npt
 import torch
 
 from ktops_engine.moe.expert_stream import ExpertStream
+from ktops_engine.moe.staging import Floats, Ids
 from ktops_engine.native.load import Matrix
-
-Ids = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
 
 
 class CpuPart:

@@ -16,9 +16,8 @@ import torch
 
 from ktops_engine.kernels.between_gpus import send
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.gpu_experts import ResidentExperts
-
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class FurtherGpu:
@@ -79,28 +78,19 @@ class FurtherGpu:
         if self._on_gpu:
             torch.cuda.current_stream(self._first).wait_event(self._done)
 
-    def begin(
-        self,
-        experts: ResidentExperts,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-    ) -> None:
-        """Queue the products of a few tokens with `experts`, which are on this GPU.
-
-        h: [tokens, hidden] bfloat16; expert_ids: [tokens, top_k] int32; expert_weights: float32;
-        on the first GPU. Raises ValueError for more than `MAX_FEW_TOKENS` tokens.
-        """
-        num_tokens = h.shape[0]
+    def begin(self, experts: ResidentExperts, routing: Routing) -> None:
+        """Queue the products of a few tokens, on the first GPU, with `experts`, which are on this
+        one. Raises ValueError for more than `MAX_FEW_TOKENS` tokens."""
+        num_tokens = routing.h.shape[0]
         if num_tokens > MAX_FEW_TOKENS:
             raise ValueError(f"{num_tokens} tokens, more than {MAX_FEW_TOKENS}")
-        send(h, expert_ids, expert_weights, self._parts(self._sent, num_tokens))
+        send(routing, self._parts(self._sent, num_tokens))
         with self.working():
             if not self.is_direct:
                 size = num_tokens * self._token_bytes
                 self._request[:size].copy_(self._sent[:size], non_blocking=True)
             request = self._parts(self._request, num_tokens)
-            experts.write_tokens(*request, self._answer[:num_tokens], self._inner)
+            experts.write_tokens(request, self._answer[:num_tokens], self._inner)
 
     def take(self, x: torch.Tensor) -> None:
         """Await the result and add it to x: [tokens, hidden] float32 on the first GPU, as many
@@ -116,13 +106,13 @@ class FurtherGpu:
         """Of a token in bfloat16, its experts' numbers and their weights."""
         return 2 * self._hidden + (4 + 4) * self._top_k
 
-    def _parts(self, block: torch.Tensor, num_tokens: int) -> Parts:
+    def _parts(self, block: torch.Tensor, num_tokens: int) -> Routing:
         """Tokens, numbers and weights, one after the other without gaps."""
         sizes = [2 * self._hidden, 4 * self._top_k, 4 * self._top_k]
         h, ids, weights = torch.split(
             block[: num_tokens * self._token_bytes], [num_tokens * size for size in sizes]
         )
-        return (
+        return Routing(
             h.view(torch.bfloat16).view(num_tokens, -1),
             ids.view(torch.int32).view(num_tokens, -1),
             weights.view(torch.float32).view(num_tokens, -1),
@@ -137,17 +127,17 @@ def _writes_arrive(source: torch.device, target: torch.device) -> bool:
     numbers = source.index or 0, target.index or 0  # without one, it is the first
     if numbers[0] != numbers[1] and not torch.cuda.can_device_access_peer(*numbers):
         return False
-    sent = (
+    sent = Routing(
         torch.randn(1, 64, device=source).bfloat16(),
         torch.arange(1, 9, dtype=torch.int32, device=source).view(1, 8),
         torch.rand(1, 8, device=source),
     )
-    there = tuple(part.to(target) for part in sent)  # with which torch opens the way
+    there = Routing(*(part.to(target) for part in sent))  # with which torch opens the way
     for part in there:
         part.zero_()
     torch.cuda.synchronize(target)
     with torch.cuda.device(source):
-        send(*sent, (there[0], there[1], there[2]))
+        send(sent, there)
         torch.cuda.synchronize(source)
     return all(
         torch.equal(ours.cpu(), theirs.cpu()) for ours, theirs in zip(sent, there, strict=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.further_gpu import FurtherGpu
 from ktops_engine.moe.gpu_experts import ResidentExperts
 from ktops_engine.moe.staging import Staging
@@ -21,26 +22,19 @@ class FurtherGpuExperts:
         self._staging = staging
         self._experts = experts
 
-    def prefill(
-        self,
-        x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        meanwhile: Callable[[], None],
-    ) -> None:
+    def prefill(self, x: torch.Tensor, routing: Routing, meanwhile: Callable[[], None]) -> None:
         """x += the experts of a prompt.
 
-        x: [tokens, hidden] float32; h: the same in bfloat16; expert_ids: [tokens, top_k] int32;
-        expert_weights: float32; all on the first GPU. `meanwhile` may queue what that one does.
+        x: [tokens, hidden] float32; it and `routing` are on the first GPU. `meanwhile` may queue
+        what that one does.
         """
-        routed = self._staging.read_back(expert_ids, expert_weights)
+        chosen = self._staging.read_choice(routing)
         with self._gpu.working():
-            there = h.to(self._gpu.device, non_blocking=True)
+            there = routing.h.to(self._gpu.device, non_blocking=True)
         meanwhile()
-        ids, weights = (tensor.numpy() for tensor in routed())
+        ids, weights = chosen()
         with self._gpu.working():
-            y = torch.zeros(h.shape, dtype=torch.float32, device=self._gpu.device)
+            y = torch.zeros(x.shape, dtype=torch.float32, device=self._gpu.device)
             self._experts.add_prompt(there, ids, weights, y)
             back = y.to(x.device, non_blocking=True)
         self._gpu.join()
@@ -49,9 +43,7 @@ class FurtherGpuExperts:
     def decode(
         self,
         x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
+        routing: Routing,
         meanwhile: Callable[[], None],
         *,
         is_captured: bool,
@@ -59,6 +51,6 @@ class FurtherGpuExperts:
         """The same for a token of some sequences each; can be captured in a graph of the first
         GPU, the host has no part."""
         del is_captured
-        self._gpu.begin(self._experts, h, expert_ids, expert_weights)
+        self._gpu.begin(self._experts, routing)
         meanwhile()
         self._gpu.take(x)

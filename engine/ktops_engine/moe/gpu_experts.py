@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ktops_engine.gguf import QuantType
 from ktops_engine.kernels.expert_gemv import resident_experts
 from ktops_engine.kernels.grouped_gemm import ExpertMatrices, grouped_experts, has_kernel
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.kernels.stretches import reorder
 from ktops_engine.moe.expert_pairs import group_pairs
 from ktops_engine.moe.host_memory import bytes_at
-from ktops_engine.moe.staging import Staging
+from ktops_engine.moe.staging import Floats, Ids, Staging
 from ktops_engine.native.load import Matrix
 from ktops_engine.native.structs import Layout
-
-Ids = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
 
 
 def expert_bytes(matrix: Matrix) -> int:
@@ -52,23 +49,15 @@ class ResidentExperts:
         gate = matrices.gate
         self._slots = torch.arange(gate.num_experts, dtype=torch.int32, device=gate.data.device)
 
-    def prefill(
-        self,
-        x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        meanwhile: Callable[[], None],
-    ) -> None:
+    def prefill(self, x: torch.Tensor, routing: Routing, meanwhile: Callable[[], None]) -> None:
         """x += the experts of a prompt.
 
-        x: [tokens, hidden] float32; h: the same in bfloat16; expert_ids: [tokens, top_k] int32;
-        expert_weights: float32. `meanwhile` may queue what the GPU does while the host plans.
+        x: [tokens, hidden] float32. `meanwhile` may queue what the GPU does while the host plans.
         """
-        routed = self._staging.read_back(expert_ids, expert_weights)
+        chosen = self._staging.read_choice(routing)
         meanwhile()
-        ids, weights = (tensor.numpy() for tensor in routed())
-        self.add_prompt(h, ids, weights, x)
+        ids, weights = chosen()
+        self.add_prompt(routing.h, ids, weights, x)
 
     def add_prompt(self, h: torch.Tensor, ids: Ids, weights: Floats, y: torch.Tensor) -> None:
         """y += the experts of a prompt, which the router's choice is known of on the host.
@@ -86,9 +75,7 @@ class ResidentExperts:
     def decode(
         self,
         x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
+        routing: Routing,
         meanwhile: Callable[[], None],
         *,
         is_captured: bool,
@@ -96,18 +83,9 @@ class ResidentExperts:
         """The same for a token of some sequences each; can be captured, the host has no part."""
         del is_captured
         meanwhile()
-        resident_experts(h, self._matrices, self._slots, expert_ids, expert_weights, x)
+        resident_experts(routing, self._matrices, self._slots, x)
 
-    def write_tokens(
-        self,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        y: torch.Tensor,
-        inner: torch.Tensor,
-    ) -> None:
+    def write_tokens(self, routing: Routing, y: torch.Tensor, inner: torch.Tensor) -> None:
         """y = the experts of a few tokens, with `inner` to work in: [tokens * top_k at least,
         intermediate] bfloat16. Takes no memory, so that any GPU's graph can have it."""
-        resident_experts(
-            h, self._matrices, self._slots, expert_ids, expert_weights, y, inner, adds=False
-        )
+        resident_experts(routing, self._matrices, self._slots, y, inner, adds=False)

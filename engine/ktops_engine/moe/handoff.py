@@ -8,6 +8,7 @@ import torch
 
 from ktops_engine.kernels import handoff as kernels
 from ktops_engine.kernels.matrix import MAX_FEW_TOKENS
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.native.handoff import HandoffServer, Layer, block_layout, given_up
 from ktops_engine.native.load import Native, Pool
 from ktops_engine.stats import ExpertTraffic
@@ -68,27 +69,20 @@ class Handoff:
             native, pool, layers, layout, block.data_ptr(), hidden, top_k, MAX_FEW_TOKENS
         )
 
-    def post(
-        self,
-        layer: int,
-        x: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        slots: torch.Tensor | None = None,
-    ) -> None:
+    def post(self, layer: int, routing: Routing, slots: torch.Tensor | None = None) -> None:
         """Asks for experts of `layer` (an index into `layers`).
 
-        x: bfloat16 [tokens, hidden]; expert_ids: int32 [tokens, top_k], negative ones are not for
-        the CPU; expert_weights: float32 [tokens, top_k]. slots: int32 [experts]; those with one
-        that is not negative are not for the CPU either. Raises ValueError for anything else.
+        slots: int32 [experts]; those with one that is not negative are not for the CPU. Raises
+        ValueError for other shapes and types than those of `Routing`.
         """
-        num_tokens = x.shape[0]
+        h, expert_ids, expert_weights = routing
+        num_tokens = h.shape[0]
         if not 0 <= layer < self.num_layers or not 1 <= num_tokens <= MAX_FEW_TOKENS:
             raise ValueError(f"no layer {layer}, or too many tokens: {num_tokens}")
-        self._check("x", x, num_tokens, self._hidden, torch.bfloat16)
+        self._check("h", h, num_tokens, self._hidden, torch.bfloat16)
         self._check("expert_ids", expert_ids, num_tokens, self._top_k, torch.int32)
         self._check("expert_weights", expert_weights, num_tokens, self._top_k, torch.float32)
-        kernels.post(x, expert_ids, expert_weights, layer, self._block, self._state, slots)
+        kernels.post(h, expert_ids, expert_weights, layer, self._block, self._state, slots)
 
     def take(self, residual: torch.Tensor) -> None:
         """Awaits the answer to the last `post` and adds it to residual, float32 [tokens, hidden].

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ktops_engine.kernels.expert_gemv import resident_experts
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.moe.handoff import Handoff
 from ktops_engine.moe.hot_experts import HotExperts
 from ktops_engine.moe.streamed_experts import StreamedExperts
@@ -29,27 +30,17 @@ class RamExperts:
         self._streamed = streamed
         self._hot = hot
 
-    def prefill(
-        self,
-        x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        meanwhile: Callable[[], None],
-    ) -> None:
+    def prefill(self, x: torch.Tensor, routing: Routing, meanwhile: Callable[[], None]) -> None:
         """x += the experts of a prompt.
 
-        x: [tokens, hidden] float32; h: the same in bfloat16; expert_ids: [tokens, top_k] int32;
-        expert_weights: float32. `meanwhile` may queue what the GPU does while the host plans.
+        x: [tokens, hidden] float32. `meanwhile` may queue what the GPU does while the host plans.
         """
-        x += self._streamed(h, expert_ids, expert_weights, meanwhile)
+        x += self._streamed(routing, meanwhile)
 
     def decode(
         self,
         x: torch.Tensor,
-        h: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
+        routing: Routing,
         meanwhile: Callable[[], None],
         *,
         is_captured: bool,
@@ -60,10 +51,10 @@ class RamExperts:
         """
         hot = self._hot
         slots = None if hot is None else hot.slots
-        self._handoff.post(self._index, h, expert_ids, expert_weights, slots)
+        self._handoff.post(self._index, routing, slots)
         meanwhile()
         if hot is not None:
-            resident_experts(h, hot.matrices, hot.slots, expert_ids, expert_weights, x)
+            resident_experts(routing, hot.matrices, hot.slots, x)
         if not is_captured:
             self._handoff.serve(1)
         self._handoff.take(x)

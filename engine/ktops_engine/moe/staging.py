@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+from ktops_engine.kernels.routing import Routing
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 NUM_BUFFERS = 3  # one that is computed with, one that has come, one that is filled
 
@@ -113,21 +120,24 @@ class Staging:
             done.record()
         return target, done.synchronize
 
-    def read_back(self, *tensors: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
-        """Queue copies to RAM; returns what waits for them, and for nothing queued later."""
+    def read_choice(self, routing: Routing) -> Callable[[], tuple[Ids, Floats]]:
+        """Queue copies of experts' ids and weights to RAM; returns what waits for them, and for
+        nothing queued later: [tokens, top_k] each."""
+        ids, weights = routing.expert_ids, routing.expert_weights
         if not self._on_gpu:
-            return lambda: tensors
-        copies = tuple(
-            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors
-        )
-        for copy, tensor in zip(copies, tensors, strict=True):
+            return lambda: (ids.numpy(), weights.numpy())
+        copies = [
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            for tensor in (ids, weights)
+        ]
+        for copy, tensor in zip(copies, (ids, weights), strict=True):
             copy.copy_(tensor, non_blocking=True)
         done = _event()
         done.record()
 
-        def wait() -> tuple[torch.Tensor, ...]:
+        def wait() -> tuple[Ids, Floats]:
             done.synchronize()
-            return copies
+            return copies[0].numpy(), copies[1].numpy()
 
         return wait
 

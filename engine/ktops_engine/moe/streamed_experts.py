@@ -22,15 +22,16 @@ from ktops_engine.kernels.grouped_gemm import (
 )
 from ktops_engine.kernels.launch import is_compiling
 from ktops_engine.kernels.matrix import GpuMatrix
+from ktops_engine.kernels.routing import Routing
 from ktops_engine.kernels.stretches import reorder
-from ktops_engine.moe.cpu_part import CpuPart, Floats, Ids
+from ktops_engine.moe.cpu_part import CpuPart
 from ktops_engine.moe.expert_pairs import group_pairs
 from ktops_engine.moe.expert_split import ExpertCost, Split, split_experts
 from ktops_engine.moe.expert_stream import Ahead, ExpertStream
 from ktops_engine.moe.gpu_experts import expert_bytes, expert_rows, has_gpu_kernels
 from ktops_engine.moe.host_memory import copy_bytes
 from ktops_engine.moe.hot_experts import HotExperts
-from ktops_engine.moe.staging import NUM_BUFFERS
+from ktops_engine.moe.staging import NUM_BUFFERS, Floats, Ids
 from ktops_engine.native.load import Matrix
 
 
@@ -62,21 +63,16 @@ class StreamedExperts:
         self._hot_slots = {} if hot is None else hot.slot_of
 
     def __call__(
-        self,
-        x: torch.Tensor,
-        expert_ids: torch.Tensor,
-        expert_weights: torch.Tensor,
-        meanwhile: Callable[[], None] = lambda: None,
+        self, routing: Routing, meanwhile: Callable[[], None] = lambda: None
     ) -> torch.Tensor:
-        """x: [tokens, hidden] bfloat16; expert_ids: [tokens, top_k] int32; expert_weights: float32
-        of the same shape; all on the GPU, contiguous -> [tokens, hidden] float32 there.
+        """Tokens on the GPU, with the router's choice -> [tokens, hidden] float32 there.
 
         `meanwhile` may queue what the GPU does while nothing of the experts is there yet.
         """
-        stream = self._stream
-        routed = stream.staging.read_back(expert_ids, expert_weights)
+        stream, x = self._stream, routing.h
+        chosen = stream.staging.read_choice(routing)
         meanwhile()
-        ids, weights = (tensor.numpy() for tensor in routed())  # waits for the router
+        ids, weights = chosen()  # waits for the router
         stream.learn()
         self._counts = np.bincount(ids[ids >= 0], minlength=len(self._counts)).tolist()
         if is_compiling():
