@@ -21,7 +21,8 @@ from ktops_engine.text import text
 if TYPE_CHECKING:
     from ktops.hub.choose import ModelChoice
     from ktops.launch.plan_stage import Site
-    from ktops_engine.evaluate.reference import ReferenceHeader, ReferenceReader, ReferenceWriter
+    from ktops_engine.evaluate.reference import ReferenceHeader, ReferenceReader
+    from ktops_engine.evaluate.reference_writer import ReferenceWriter
     from ktops_engine.evaluate.run import Evaluation
     from ktops_engine.evaluate.windows import TextFile, TokenWindows
     from ktops_engine.loader import LoadedModel
@@ -97,7 +98,8 @@ def _open_reference(
     request: Request, source: TextFile, resources: ExitStack
 ) -> ReferenceReader | None:
     """The reference to compare with, of the same text; and a look at the place for a new one."""
-    from ktops_engine.evaluate.reference import ReferenceReader, refuse_existing
+    from ktops_engine.evaluate.reference import ReferenceReader
+    from ktops_engine.evaluate.reference_writer import refuse_existing
 
     if request.save is not None:
         refuse_existing(request.save, replace=request.order.force)
@@ -154,7 +156,8 @@ def _open_writer(
     request: Request, windows: TokenWindows, vocab_size: int, resources: ExitStack
 ) -> ReferenceWriter | None:
     """The file for a new reference, before anything is computed that could not be written."""
-    from ktops_engine.evaluate.reference import ReferenceWriter, reference_bytes
+    from ktops_engine.evaluate.reference import reference_bytes
+    from ktops_engine.evaluate.reference_writer import ReferenceWriter
 
     if request.save is None:
         return None

@@ -16,12 +16,8 @@ from transformers_oracle import Oracle
 from ktops_engine.config import EngineConfig
 from ktops_engine.demo import demo_path
 from ktops_engine.errors import KtopsError
-from ktops_engine.evaluate.reference import (
-    ReferenceHeader,
-    ReferenceReader,
-    ReferenceWriter,
-    kept_tokens,
-)
+from ktops_engine.evaluate.reference import ReferenceHeader, ReferenceReader, kept_tokens
+from ktops_engine.evaluate.reference_writer import ReferenceWriter
 from ktops_engine.evaluate.run import EvalProgress, Evaluation, evaluate, perplexity_of
 from ktops_engine.evaluate.scores import compare, make_records, target_log_probs
 from ktops_engine.evaluate.windows import (

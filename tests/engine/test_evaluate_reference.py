@@ -15,12 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktops_engine.errors import KtopsError
-from ktops_engine.evaluate.reference import (
-    MAX_HEADER_BYTES,
-    ReferenceHeader,
-    ReferenceReader,
-    ReferenceWriter,
-)
+from ktops_engine.evaluate.reference import MAX_HEADER_BYTES, ReferenceHeader, ReferenceReader
+from ktops_engine.evaluate.reference_writer import ReferenceWriter
 
 HEADER = ReferenceHeader("m", "scalar", "a" * 64, "b" * 64, 16, 600, 5, 512)
 

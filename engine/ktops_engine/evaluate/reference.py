@@ -13,12 +13,9 @@ same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 import struct
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -28,7 +25,7 @@ from typing import BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from ktops_engine.errors import EXIT_NOT_ENOUGH, KtopsError
+from ktops_engine.errors import KtopsError
 from ktops_engine.text import text
 
 TOP_K = 512
@@ -186,89 +183,6 @@ class ReferenceReader:
         return _invalid(self.path, reason)
 
 
-class ReferenceWriter:
-    """Writes a reference beside its final place, and moves it there when it is whole.
-
-    A context manager: left by an exception, or before `commit`, it leaves nothing behind. Raises
-    KtopsError: reference-exists unless it may `replace`, reference-too-large (status 4) where
-    `num_bytes` are not free, reference-not-written.
-    """
-
-    def __init__(self, path: Path, num_bytes: int, *, replace: bool = False) -> None:
-        self._path, self._num_bytes, self._replace = path, num_bytes, replace
-        self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        self._digest = hashlib.sha256()
-
-    def __enter__(self) -> Self:
-        refuse_existing(self._path, replace=self._replace)
-        try:
-            free = shutil.disk_usage(self._path.parent).free
-            if free < self._num_bytes:
-                raise _too_large(self._path, self._num_bytes, free)
-            self._file = self._partial.open("xb")
-        except OSError as error:
-            raise self._not_written(error) from error
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(OSError):  # a full disk was reported already
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-    def begin(self, header: ReferenceHeader) -> None:
-        """Write what comes before the records."""
-        self._put(header.encode())
-
-    def write(self, records: npt.NDArray[np.void]) -> None:
-        """Append records of the header's `dtype`."""
-        self._put(records.tobytes())
-
-    def commit(self) -> None:
-        """Finish the file, all records of which are written, and put it into its place."""
-        self._put(self._digest.digest())
-        refuse_existing(self._path, replace=self._replace)
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._partial.replace(self._path)
-        except OSError as error:
-            raise self._not_written(error) from error
-
-    def _put(self, data: bytes) -> None:
-        self._digest.update(data)
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise self._not_written(error) from error
-
-    def _not_written(self, error: OSError) -> KtopsError:
-        return KtopsError(
-            "reference-not-written",
-            text(
-                "{path} cannot be written: {reason}",
-                path=self._path,
-                reason=error.strerror or error,
-            ),
-            text("give another place: --save-reference PATH"),
-        )
-
-
-def refuse_existing(path: Path, *, replace: bool) -> None:
-    """Raise KtopsError "reference-exists" where something is that may not be replaced."""
-    if not os.path.lexists(path) or (replace and not path.is_dir()):
-        return
-    raise KtopsError(
-        "reference-exists",
-        text("{path} exists already", path=path),
-        text("--force replaces a file; or give another name"),
-    )
-
-
 def _parse(found: object) -> ReferenceHeader:
     """Raises ValueError for what is no header."""
     if not isinstance(found, dict) or set(found) != {f.name for f in fields(ReferenceHeader)}:
@@ -283,20 +197,6 @@ def _parse(found: object) -> ReferenceHeader:
     if header.top_k != kept_tokens(header.vocab_size):
         raise ValueError("top_k")
     return header
-
-
-def _too_large(path: Path, needed: int, free: int) -> KtopsError:
-    return KtopsError(
-        "reference-too-large",
-        text(
-            "{path} takes {needed} MiB, and {free} MiB are free there",
-            path=path,
-            needed=-(-needed // (1 << 20)),
-            free=free >> 20,
-        ),
-        text("evaluate fewer tokens: --max-tokens N; or give another place: --save-reference PATH"),
-        exit_status=EXIT_NOT_ENOUGH,
-    )
 
 
 def _invalid(path: Path, reason: str) -> KtopsError:

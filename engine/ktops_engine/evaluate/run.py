@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from ktops_engine.errors import KtopsError
-from ktops_engine.evaluate.reference import ReferenceReader, ReferenceWriter, kept_tokens
+from ktops_engine.evaluate.reference import ReferenceReader, kept_tokens
+from ktops_engine.evaluate.reference_writer import ReferenceWriter
 from ktops_engine.evaluate.scores import (
     Divergence,
     Floats,

@@ -16,12 +16,8 @@ from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.kernels.routing import Routing
-from ktops_engine.kernels.unpack import (
-    PANEL_ROWS,
-    UNITS,
-    panel_words,
-    unit_products,
-)
+from ktops_engine.kernels.unit_products import unit_products
+from ktops_engine.kernels.units import PANEL_ROWS, UNITS, panel_words
 
 GATE_WARPS = 8
 DOWN_WARPS = 16

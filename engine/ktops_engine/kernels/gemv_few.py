@@ -14,7 +14,8 @@ import triton.language as tl
 
 from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix, Join
-from ktops_engine.kernels.unpack import PANEL_ROWS, UNITS, panel_words, unit_products
+from ktops_engine.kernels.unit_products import unit_products
+from ktops_engine.kernels.units import PANEL_ROWS, UNITS, panel_words
 
 # Of four, a weight would cost nine instructions, and a kernel ten seconds of compiling.
 FEW_TOKENS = 2

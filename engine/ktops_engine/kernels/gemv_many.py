@@ -14,14 +14,8 @@ import triton.language as tl
 from ktops_engine.kernels.dot import dot
 from ktops_engine.kernels.launch import launch
 from ktops_engine.kernels.matrix import GpuMatrix, Join
-from ktops_engine.kernels.unpack import (
-    PANEL_ROWS,
-    UNITS,
-    load_header,
-    load_run,
-    panel_words,
-    unpack_run,
-)
+from ktops_engine.kernels.units import PANEL_ROWS, UNITS, panel_words
+from ktops_engine.kernels.unpack import load_header, load_run, unpack_run
 
 _UNITS = 4  # a step of the loop
 TILE_ROWS = 64  # the tensor cores' smallest left operand

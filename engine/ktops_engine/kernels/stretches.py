@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from ktops_engine.gguf import QuantType
-from ktops_engine.kernels.unpack import Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0
+from ktops_engine.kernels.units import Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,7 @@
 """Device functions that turn packed words of a quantised matrix into weights.
 
 Where a word stands is the layout PANEL16 of csrc/README.md, what it holds the block formats of
-ggml-org/llama.cpp, ggml/src/ggml-common.h. A lane handles a *unit* of columns in a row:
-
-| type       | unit                  | parts x runs of 16 columns                              |
-|------------|-----------------------|---------------------------------------------------------|
-| Q4_K, Q5_K | 64, four to a block   | 2 x 2: low and high nibbles                             |
-| Q6_K       | 128, two to a block   | 4 x 2: low nibbles of two stretches of ql, then high ones |
-| Q8_0       | 32, the block         | 1 x 2                                                   |
-| Q4_0, Q5_0 | 32, the block         | 2 x 1: low and high nibbles                             |
+ggml-org/llama.cpp, ggml/src/ggml-common.h. Columns are cut into *units*, as units.py says.
 
 A run of a part is columns 16 * (part * RUNS + run) + 4 * j + k of the unit: byte k of the j-th of
 four words. Its quants are never converted to float: they become bits of the mantissa of a number
@@ -20,51 +13,13 @@ Tiles are [units, rows]: words of 16 rows stand side by side, so a lane reads 16
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import triton
 import triton.language as tl
 
-from ktops_engine.gguf import QuantType
-
-Q4_0 = tl.constexpr(int(QuantType.Q4_0))
-Q5_0 = tl.constexpr(int(QuantType.Q5_0))
-Q8_0 = tl.constexpr(int(QuantType.Q8_0))
-Q4_K = tl.constexpr(int(QuantType.Q4_K))
-Q5_K = tl.constexpr(int(QuantType.Q5_K))
-Q6_K = tl.constexpr(int(QuantType.Q6_K))
+from ktops_engine.kernels.units import Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0
 
 _ONE = tl.constexpr(0x3F800000)  # the float32 1.0: mantissa 0
 _SIGNS = tl.constexpr(-0x7F7F7F80)  # 0x80808080: a signed byte plus 128
-
-PANEL_ROWS = 16
-
-
-@dataclass(frozen=True)
-class Unit:
-    """How a type's columns are cut: `parts` x `runs` x 16 columns a unit."""
-
-    parts: int
-    runs: int
-
-    @property
-    def cols(self) -> int:
-        return self.parts * self.runs * 16
-
-
-UNITS = {
-    QuantType.Q4_K: Unit(2, 2),
-    QuantType.Q5_K: Unit(2, 2),
-    QuantType.Q6_K: Unit(4, 2),
-    QuantType.Q8_0: Unit(1, 2),
-    QuantType.Q5_0: Unit(2, 1),
-    QuantType.Q4_0: Unit(2, 1),
-}
-
-
-def panel_words(type: QuantType, cols: int) -> int:
-    """Words of four bytes that 16 rows take."""
-    return PANEL_ROWS // 4 * type.nbytes(cols)
 
 
 @triton.jit
@@ -298,66 +253,3 @@ def unpack_run(TYPE: tl.constexpr, PART: tl.constexpr, RUN: tl.constexpr, run, h
     # Of [units, rows, byte, word / 2, word % 2].
     ordered = tl.permute(joined, (0, 1, 3, 4, 2))
     return tl.reshape(ordered, (w0.shape[0], w0.shape[1], 16))
-
-
-@triton.jit
-def unit_products(
-    data, panel, row, unit, mask, num_blocks, x, x_unit,
-    TYPE: tl.constexpr, PARTS: tl.constexpr, RUNS: tl.constexpr,
-):  # fmt: skip
-    """Products of units of rows with some vectors: a tuple of as many float32 tiles [units, rows].
-
-    data, panel, row, unit, mask: as in `load_header`, panel a full tile; x: a tuple of pointers to
-    the vectors, four bfloat16 at once; x_unit: [units, 1], which unit of them.
-    """
-    header = load_header(TYPE, data, panel, row, unit, num_blocks, mask)
-    totals = ()
-    for RUN in tl.static_range(RUNS):
-        run = load_run(TYPE, RUN, data, panel, row, unit, mask)
-        for PART in tl.static_range(PARTS):
-            products = ()
-            sums = ()
-            for J in tl.static_range(4):
-                at = x_unit * (PARTS * RUNS * 4) + (4 * (PART * RUNS + RUN) + J)
-                fours = ()
-                for T in tl.static_range(len(x)):
-                    fours = fours + (tl.load(x[T] + at, mask=mask, other=0),)
-                word = part_word(TYPE, PART, J, run)
-                for K in tl.static_range(4):
-                    weight = value(TYPE, PART, K, word, run[12])
-                    products, sums = _added(products, sums, fours, weight, K)
-            a, b = scale(TYPE, PART, RUN, header, unit)
-            totals = _scaled(totals, products, sums, a, b)
-    return totals
-
-
-@triton.jit
-def _added(products, sums, fours, weight, K: tl.constexpr):
-    """Of every vector, its number K of four times a weight added to its products, and to its
-    sum."""
-    new_products = ()
-    new_sums = ()
-    for T in tl.static_range(len(fours)):
-        # A bfloat16 is the upper half of a float32.
-        half = (fours[T] >> (32 * (K // 2))).to(tl.int32)
-        bits = half & -65536 if K % 2 else half << 16
-        x = bits.to(tl.float32, bitcast=True)
-        if len(products) == 0:
-            new_products = new_products + (x * weight,)
-            new_sums = new_sums + (x,)
-        else:
-            new_products = new_products + (tl.fma(x, weight, products[T]),)
-            new_sums = new_sums + (sums[T] + x,)
-    return new_products, new_sums
-
-
-@triton.jit
-def _scaled(totals, products, sums, a, b):
-    """`totals` of every vector plus a * product - b * sum."""
-    new_totals = ()
-    for T in tl.static_range(len(products)):
-        total = -b * sums[T]
-        if len(totals) != 0:
-            total += totals[T]
-        new_totals = new_totals + (tl.fma(a, products[T], total),)
-    return new_totals
