@@ -9,7 +9,6 @@ from types import MappingProxyType
 import torch
 
 from ktops_engine.gguf import GgufModel
-from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 from ktops_engine.kernels.matrix import GpuMatrix
 from ktops_engine.layers.gpu_attention import (
     GpuAttentionWeights,
@@ -30,19 +29,9 @@ from ktops_engine.models.deepseek2_gpu import (
     RoutedExperts,
 )
 from ktops_engine.models.gpu_weights import GpuWeights
+from ktops_engine.models.routed import feed_forward_names, place_routed
 from ktops_engine.models.weights import Weights
-from ktops_engine.moe.expert_stream import ExpertStream
-from ktops_engine.moe.further_gpu import FurtherGpu
-from ktops_engine.moe.further_gpu_experts import FurtherGpuExperts
-from ktops_engine.moe.gpu_experts import ResidentExperts, expert_bytes
-from ktops_engine.moe.handoff import Handoff
-from ktops_engine.moe.host_memory import register, unregister
-from ktops_engine.moe.hot_experts import copy_hot_experts
-from ktops_engine.moe.ram_experts import RamExperts
-from ktops_engine.moe.streamed_experts import StreamedExperts
 from ktops_engine.native.load import Native, Pool
-from ktops_engine.plan.sizes import gib
-from ktops_engine.text import text
 
 
 def load_gpu_weights(
@@ -87,40 +76,9 @@ def build_hybrid(
     device = on_gpu.device
     num_layers = sum(_norm_name(index) in on_gpu for index in range(config.num_hidden_layers))
     expert_layers = range(config.first_k_dense_replace, num_layers)
-    by_cpu = {
-        index: (in_ram.matrix(gate), in_ram.matrix(up), in_ram.matrix(down))
-        for index in expert_layers
-        for gate, up, down in [_names(index, "_exps")]
-        if gate in in_ram
-    }
-    place_of = {index: place for place, index in enumerate(by_cpu)}  # what the handoff calls them
-    handoff = None
-    if by_cpu:
-        sizes = config.hidden_size, config.num_experts_per_tok
-        handoff = Handoff(native, pool, list(by_cpu.values()), *sizes, device)
-    most_bytes = max((sum(map(expert_bytes, matrices)) for matrices in by_cpu.values()), default=0)
-    stream = ExpertStream(pool, device, most_bytes)
-    resources.callback(stream.close)
-    if by_cpu and device.type == "cuda":
-        _register(in_ram, resources, on_note)
-    copies = copy_hot_experts(by_cpu, hot, device)
-    routed: dict[int, RoutedExperts] = {}
-    further: dict[torch.device, FurtherGpu] = {}
-    for index in expert_layers:
-        if handoff is not None and index in by_cpu:
-            copied = copies.get(index)
-            streamed = StreamedExperts(stream, *by_cpu[index], copied)
-            routed[index] = RamExperts(place_of[index], handoff, streamed, copied)
-        else:
-            matrices = ExpertMatrices(*(on_gpu.matrix(name) for name in _names(index, "_exps")))
-            experts = ResidentExperts(stream.staging, matrices)
-            where = on_gpu.expert_device(index)
-            if where == device:
-                routed[index] = experts
-            else:
-                if where not in further:
-                    further[where] = _further_gpu(device, where, config)
-                routed[index] = FurtherGpuExperts(further[where], stream.staging, experts)
+    routed, handoff = place_routed(
+        native, pool, in_ram, on_gpu, config, expert_layers, resources, on_note, hot
+    )
     counts = torch.zeros(
         len(expert_layers), config.n_routed_experts, dtype=torch.int32, device=device
     )
@@ -150,17 +108,6 @@ def _norm_name(index: int) -> str:
     return f"blk.{index}.attn_norm.weight"
 
 
-def _further_gpu(first: torch.device, device: torch.device, config: ModelConfig) -> FurtherGpu:
-    hidden, intermediate = config.hidden_size, config.moe_intermediate_size
-    return FurtherGpu(first, device, hidden, intermediate, config.num_experts_per_tok)
-
-
-def _names(index: int, suffix: str) -> tuple[str, str, str]:
-    """Gate, up and down of a layer's feed-forward: "" of a dense one, "_exps", "_shexp"."""
-    block = f"blk.{index}.ffn_"
-    return f"{block}gate{suffix}.weight", f"{block}up{suffix}.weight", f"{block}down{suffix}.weight"
-
-
 def _feed_forward(
     on_gpu: GpuWeights,
     config: ModelConfig,
@@ -183,7 +130,7 @@ def _router(on_gpu: GpuWeights, index: int) -> tuple[torch.Tensor, torch.Tensor 
 
 
 def _gpu_feed_forward(on_gpu: GpuWeights, index: int, suffix: str) -> GpuFeedForward:
-    gate, up, down = (on_gpu.matrix(name) for name in _names(index, suffix))
+    gate, up, down = (on_gpu.matrix(name) for name in feed_forward_names(index, suffix))
     return GpuFeedForward(GpuGateUp(gate, up), GpuLinear(down))
 
 
@@ -216,20 +163,3 @@ def _kv_up(on_gpu: GpuWeights, config: ModelConfig, index: int) -> KvUp:
         return TwoMatrixKvUp(on_gpu.matrix(key), on_gpu.matrix(value))
     both = on_gpu.matrix(f"blk.{index}.attn_kv_b.weight")
     return OneMatrixKvUp(both, config.num_attention_heads, config.qk_nope_head_dim)
-
-
-def _register(in_ram: Weights, resources: ExitStack, on_note: Callable[[str], None]) -> None:
-    """Let the GPU read the experts where they lie, as far as the driver goes along."""
-    address, num_bytes = in_ram.span
-    done = register(address, num_bytes)
-    resources.callback(unregister, address, done.num_bytes)
-    if done.error:
-        on_note(
-            text(
-                "the driver lets the GPU read {done} of {total} GiB of weights in RAM "
-                "(CUDA error {error}): prompts are slower",
-                done=gib(done.num_bytes),
-                total=gib(num_bytes),
-                error=done.error,
-            )
-        )
