@@ -2,8 +2,9 @@
 
     python benchmarks/decode_vs_llama_cpp.py --peer-python VENV/bin/python [--gguf FILE]
 
-The peer's interpreter must have llama-cpp-python (or ik-llama-cpp-python) installed. Both sides run
-in processes of their own, A B A B, and the medians and their ratio are printed.
+The peer's interpreter must have llama-cpp-python installed, or with `--peer-module ik_llama_cpp`
+ik-llama-cpp-python. Both sides run in processes of their own, A B A B, and the medians and their
+ratio are printed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,38 @@ for attempt in range(2):
 print(json.dumps([num_prompt / prompt_s, num_tokens / decode_s]))
 """
 
+# Its own class samples in Python, a tenth of a second a token: here any token goes in next. Weights
+# are repacked while they are loaded, as its users do on a CPU.
+IK_PEER = """
+import json, sys, time
+from types import SimpleNamespace
+from ik_llama_cpp import _ctypes_api as api
+from ik_llama_cpp._internals import IkContext, make_batch_range, make_batch_single
+path, threads, num_prompt, num_tokens = sys.argv[2], *map(int, sys.argv[3:])
+api.llama_backend_init()
+params = api.llama_model_default_params()
+params.use_mmap, params.repack_tensors = False, True
+model = SimpleNamespace(model=api.llama_model_load_from_file(path.encode(), params))
+context = IkContext(model, n_ctx=2048, n_threads=threads)
+
+def decode(batch):
+    assert context.decode(batch) == 0
+    context.get_logits()[0]
+
+for attempt in range(2):
+    context.kv_cache_clear()
+    batch = make_batch_range([(7 * i) % 3000 + 3 for i in range(num_prompt)])
+    start = time.perf_counter()
+    decode(batch)
+    prompt_s = time.perf_counter() - start
+    start = time.perf_counter()
+    for i in range(num_tokens):
+        decode(make_batch_single((11 * i) % 3000 + 3, num_prompt + i))
+    decode_s = time.perf_counter() - start
+print(json.dumps([num_prompt / prompt_s, num_tokens / decode_s]))
+"""
+PEERS = {"llama_cpp": PEER, "ik_llama_cpp": IK_PEER}
+
 
 def run_ktops(path: str, threads: int, num_prompt: int, num_tokens: int) -> list[float]:
     """Tokens per second of the prompt and of decoding; the second of two attempts."""
@@ -57,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gguf")
     parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--peer-module", default="llama_cpp")
+    parser.add_argument("--peer-module", choices=PEERS, default="llama_cpp")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=256)
@@ -76,12 +109,21 @@ def main() -> None:
     flags += ["--tokens", numbers[2], "--peer-python", args.peer_python, "--side", "ktops"]
     commands = {
         "ktops": [sys.executable, __file__, *flags],
-        args.peer_module: [args.peer_python, "-c", PEER, args.peer_module, args.gguf, *numbers],
+        args.peer_module: [
+            args.peer_python,
+            "-c",
+            PEERS[args.peer_module],
+            args.peer_module,
+            args.gguf,
+            *numbers,
+        ],
     }
     results: dict[str, list[list[float]]] = {name: [] for name in commands}
     for _ in range(args.rounds):
         for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
             results[name].append(json.loads(done.stdout.splitlines()[-1]))
     for column, title in enumerate((f"prompt of {args.prompt}", f"decode of {args.tokens}")):
         ours, theirs = (
