@@ -26,6 +26,11 @@ class GpuLinear:
     def __init__(self, weight: GpuMatrix) -> None:
         self._weight = weight
 
+    @property
+    def num_rows(self) -> int:
+        """Values of y for each token."""
+        return self._weight.rows
+
     def __call__(
         self,
         x: torch.Tensor,

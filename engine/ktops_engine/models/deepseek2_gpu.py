@@ -148,6 +148,8 @@ class GpuHead:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, hidden_size] float32 -> logits [tokens, vocab_size] float32."""
+        if not len(x):  # a chunk after which nothing is drawn
+            return x.new_empty(0, self._head.num_rows)
         return self._head(rms_norm(x, self._norm, self._eps), out_dtype=torch.float32)
 
 
