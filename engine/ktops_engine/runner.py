@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from ktops_engine.kv_cache import LatentCache
-from ktops_engine.layers.attention import SequenceInput
+from ktops_engine.layers.attention import SequenceInput, part_of
 from ktops_engine.models.deepseek2 import Deepseek2Model, StepInput
 from ktops_engine.sampler import Sampler
 from ktops_engine.stats import ExpertTraffic
@@ -78,7 +78,7 @@ def step_input(batch: Batch, cache: LatentCache) -> StepInput:
         sequences.append(
             SequenceInput(
                 rows=slice(first_row, first_row + item.num_tokens),
-                new=_tail(context, item.start),
+                new=part_of(context, item.start, end),
                 context=context,
                 start=item.start,
             )
@@ -95,10 +95,3 @@ def tokens_of(item: BatchItem) -> list[int]:
     if item.start >= num_prompt:  # a decode: do not copy a long prompt for one token
         return request.output_token_ids[item.start - num_prompt : end - num_prompt]
     return request.token_ids[item.start : end]
-
-
-def _tail(context: slice | torch.Tensor, start: int) -> slice | torch.Tensor:
-    """The cache rows of a context from token `start` on."""
-    if isinstance(context, slice):
-        return slice(context.start + start, context.stop)
-    return context[start:]

@@ -60,9 +60,9 @@ class StepTensors:
         self._device.copy_(self._host, non_blocking=True)
 
     def back_to_host(self, x: torch.Tensor) -> torch.Tensor:
-        """x of all tokens, for the CPU to go on with: valid from when the stream has done its work
-        until the next `fill`."""
-        return self._host_x.copy_(x, non_blocking=True)
+        """x of all tokens or fewer, for the CPU to go on with: valid from when the stream has done
+        its work until the next `fill`."""
+        return self._host_x[: len(x)].copy_(x, non_blocking=True)
 
     def step(self, num_tokens: Sequence[int], starts: Sequence[int]) -> GpuStep:
         """The step over the tensors; how many tokens each sequence has in it, and from where."""

@@ -36,8 +36,9 @@ class Engine:
         experts = CpuExperts(self.pool, self.layer.gate, self.layer.up, self.layer.down)
         return experts(x.float().cpu(), ids.cpu(), weights.cpu())
 
-    def streamed(self) -> StreamedExperts:
-        return StreamedExperts(self.stream, self.layer.gate, self.layer.up, self.layer.down)
+    def streamed(self, *, is_last: bool = False) -> StreamedExperts:
+        matrices = self.layer.gate, self.layer.up, self.layer.down
+        return StreamedExperts(self.stream, *matrices, is_last=is_last)
 
 
 @pytest.fixture
@@ -108,6 +109,30 @@ def test_the_next_layers_experts_are_brought_ahead(engine: Engine, device: str) 
     assert engine.stream.stats.streamed == 18 - 6
     for call, y in zip(calls, results, strict=True):
         assert relative(y, engine.on_cpu(*call)) < TOLERANCE
+
+
+def test_past_the_last_layer_the_first_ones_experts_are_brought_ahead(
+    engine: Engine, device: str
+) -> None:
+    engine.stream.rates = ALL_STREAMED
+    first, second, last = (engine.streamed(is_last=at == 2) for at in range(3))
+    calls = [prompt(device, size) for size in (20, 20, 1, 20)]
+    results = [layer(x) for layer, x in zip((first, second, last, first), calls, strict=True)]
+    # Three of the second layer's and three of the first one's: those outlast the last layer.
+    assert engine.stream.stats.ahead == 6
+    assert engine.stream.stats.streamed == 3 * 6 + 2 - 6
+    for call, y in zip(calls, results, strict=True):
+        assert relative(y, engine.on_cpu(*call)) < TOLERANCE
+
+
+def test_a_few_rows_of_the_last_layer_teach_no_rates(engine: Engine, device: str) -> None:
+    engine.streamed(is_last=True)(prompt(device, 1))
+    before = engine.stream.rates
+    other = engine.streamed()
+    other(prompt(device, 20))
+    assert engine.stream.rates == before
+    other(prompt(device, 20))
+    assert engine.stream.rates != before
 
 
 def test_what_is_to_be_done_meanwhile_is_queued_once(engine: Engine, device: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +29,35 @@ class SequenceInput:
     @property
     def num_tokens(self) -> int:
         return int(self.rows.stop - self.rows.start)
+
+    def token(self, row: int, new_row: int) -> SequenceInput:
+        """What ends with the token in `row`, as a sequence of which only that one is new; its
+        activations are in `new_row` then."""
+        index = row - self.rows.start
+        position = self.start + index
+        return SequenceInput(
+            rows=slice(new_row, new_row + 1),
+            new=part_of(self.new, index, index + 1),
+            context=part_of(self.context, 0, position + 1),
+            start=position,
+        )
+
+
+def single_tokens(
+    sequences: Sequence[SequenceInput], rows: Sequence[int]
+) -> tuple[SequenceInput, ...]:
+    """Some rows of a step, each as a sequence with one new token."""
+    ends = [sequence.rows.stop for sequence in sequences]
+    return tuple(
+        sequences[bisect_right(ends, row)].token(row, new_row) for new_row, row in enumerate(rows)
+    )
+
+
+def part_of(slots: slice | torch.Tensor, first: int, end: int) -> slice | torch.Tensor:
+    """Cache rows `first` to `end` of those that a sequence has."""
+    if isinstance(slots, slice):
+        return slice(slots.start + first, slots.start + end)
+    return slots[first:end]
 
 
 @dataclass(frozen=True)
@@ -74,20 +105,31 @@ class MlaAttention:
     ) -> torch.Tensor:
         """x: [tokens, hidden_size]; rotations: [tokens, 1, rope / 2] complex64; cache: [slots,
         rank + rope] of this layer, written in place -> [tokens, hidden_size]."""
+        self.enter(x, rotations, cache, sequences)
         q = self._query(x)
         q_rope = rotate(q[..., self._nope :], rotations)
-        kv = self._w.kv_a(x)
-        k_rope = rotate(kv[:, None, self._rank :], rotations).squeeze(1)
-        entries = torch.cat((self._w.kv_norm(kv[:, : self._rank]), k_rope), dim=-1)
         out = torch.empty(x.shape[0], self._heads * self._v_dim)
         for sequence in sequences:
             rows = sequence.rows
-            cache[sequence.new] = entries[rows]
             attend = self._absorbed if sequence.num_tokens == 1 else self._per_head
             out[rows] = attend(
                 q[rows, :, : self._nope], q_rope[rows], cache[sequence.context], sequence.start
             )
         return self._w.output(out)
+
+    def enter(
+        self,
+        x: torch.Tensor,
+        rotations: torch.Tensor,
+        cache: torch.Tensor,
+        sequences: tuple[SequenceInput, ...],
+    ) -> None:
+        """Write the cache entries of all tokens, without attending to any; arguments as above."""
+        kv = self._w.kv_a(x)
+        k_rope = rotate(kv[:, None, self._rank :], rotations).squeeze(1)
+        entries = torch.cat((self._w.kv_norm(kv[:, : self._rank]), k_rope), dim=-1)
+        for sequence in sequences:
+            cache[sequence.new] = entries[sequence.rows]
 
     def _query(self, x: torch.Tensor) -> torch.Tensor:
         """[tokens, hidden_size] -> [tokens, heads, nope + rope]"""

@@ -143,21 +143,28 @@ class GpuMlaAttention:
                 self._per_head(q[rows], context, out[rows])
         self._output(out, x)
 
+    def enter(
+        self, h: torch.Tensor, cos_sin: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
+    ) -> torch.Tensor:
+        """Write the cache entries of all tokens; tensors as in `decode` -> what their queries are
+        projected from, bf16."""
+        w = self._w
+        if isinstance(w.down, QueryCompression):
+            compressed, kv = w.down.down(h)
+            return store_latent_and_norm_query(
+                kv, w.kv_norm, self._eps, cos_sin, cache, slots, compressed, w.down.norm
+            )
+        kv = w.down(h, out_dtype=torch.float32)
+        store_latent(kv, w.kv_norm, self._eps, cos_sin, cache, slots)
+        return h
+
     def _project(
         self, h: torch.Tensor, cos_sin: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
     ) -> torch.Tensor:
         """The cache entries of all tokens, written; their queries [tokens, heads, nope + rope]
         bf16, not yet rotated."""
-        w = self._w
-        if isinstance(w.down, QueryCompression):
-            compressed, kv = w.down.down(h)
-            h = store_latent_and_norm_query(
-                kv, w.kv_norm, self._eps, cos_sin, cache, slots, compressed, w.down.norm
-            )
-        else:
-            kv = w.down(h, out_dtype=torch.float32)
-            store_latent(kv, w.kv_norm, self._eps, cos_sin, cache, slots)
-        return w.query_b(h).view(h.shape[0], self._heads, -1)
+        query = self._w.query_b(self.enter(h, cos_sin, cache, slots))
+        return query.view(h.shape[0], self._heads, -1)
 
     def _absorbed(
         self,

@@ -10,7 +10,12 @@ import torch
 
 from ktops_engine.gguf import GgufModel, QuantType
 from ktops_engine.kv_cache import LatentCache
-from ktops_engine.layers.attention import AttentionWeights, MlaAttention, SequenceInput
+from ktops_engine.layers.attention import (
+    AttentionWeights,
+    MlaAttention,
+    SequenceInput,
+    single_tokens,
+)
 from ktops_engine.layers.decode import AttentionDecode, DecodeStep, FeedForwardDecode
 from ktops_engine.layers.linear import HeadLinear, Linear
 from ktops_engine.layers.norm import RmsNorm
@@ -64,6 +69,9 @@ class DecoderLayer:
     feed_forward_decode: FeedForwardDecode
 
 
+CachedLayer = tuple[DecoderLayer, torch.Tensor]  # with its cache, [slots, rank + rope] float32
+
+
 class CpuTail:
     """Decoder layers from some one on, norm and head, on the CPU: of all a model has, or what a GPU
     has no room for, which may be the head alone."""
@@ -98,21 +106,26 @@ class CpuTail:
     def __call__(
         self, x: torch.Tensor, step: StepInput, caches: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """x: [tokens, hidden_size] float32, the residual stream so far, overwritten; caches: of
-        these layers, [slots, rank + rope] float32 each, written in place -> logits
-        [len(sampled_rows), vocab_size] float32."""
+        """x: [tokens, hidden_size] float32, the residual stream so far, overwritten; that of the
+        sampled rows alone will do where there are no layers. caches: of these layers, [slots,
+        rank + rope] float32 each, written in place -> logits [len(sampled_rows), vocab_size]
+        float32."""
         rotations = self._rotary.at(step.positions)
+        layers = list(zip(self._layers, caches, strict=True))
         if len(step.sequences) == x.shape[0]:
-            self._decode(DecodeStep(x, rotations, step.sequences), caches)
+            self._decode(DecodeStep(x, rotations, step.sequences), layers)
+        elif len(step.sampled_rows) == x.shape[0]:
+            self._prefill(x, rotations, step.sequences, layers)
         else:
-            self._prefill(x, rotations, step.sequences, caches)
+            self._prefill(x, rotations, step.sequences, layers[:-1])
+            x = self._narrow(x, rotations, step, layers[-1:])
         if len(step.sampled_rows) < x.shape[0]:
             x = x[step.sampled_rows]
         return self._head(self._norm(x))
 
-    def _decode(self, step: DecodeStep, caches: Sequence[torch.Tensor]) -> None:
-        """All layers for one new token of each sequence."""
-        for layer, cache in zip(self._layers, caches, strict=True):
+    def _decode(self, step: DecodeStep, layers: Sequence[CachedLayer]) -> None:
+        """Layers for one new token of each sequence."""
+        for layer, cache in layers:
             layer.attention_decode(step, cache)
             layer.feed_forward_decode(step)
 
@@ -121,12 +134,27 @@ class CpuTail:
         x: torch.Tensor,
         rotations: torch.Tensor,
         sequences: tuple[SequenceInput, ...],
-        caches: Sequence[torch.Tensor],
+        layers: Sequence[CachedLayer],
     ) -> None:
-        """All layers for any number of new tokens; x is changed in place."""
-        for layer, cache in zip(self._layers, caches, strict=True):
+        """Layers for any number of new tokens; x is changed in place."""
+        for layer, cache in layers:
             x += layer.attention(layer.attention_norm(x), rotations, cache, sequences)
             x += layer.feed_forward(layer.feed_forward_norm(x))
+
+    def _narrow(
+        self, x: torch.Tensor, rotations: torch.Tensor, step: StepInput, last: Sequence[CachedLayer]
+    ) -> torch.Tensor:
+        """The last layer of a prompt, none or one, -> x of the sampled rows. Tokens to come need
+        nothing of it but its cache entries: all enter them, and the sampled rows go on alone, as
+        single new tokens do."""
+        for layer, cache in last:
+            layer.attention.enter(layer.attention_norm(x), rotations, cache, step.sequences)
+        rows = step.sampled_rows
+        x = x[rows]
+        if rows:
+            tokens = single_tokens(step.sequences, rows)
+            self._decode(DecodeStep(x, rotations[rows], tokens), last)
+        return x
 
 
 class Deepseek2Model:

@@ -9,8 +9,10 @@ What the GPU has no room for, the last layers and the head, the CPU computes aft
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -46,6 +48,28 @@ class GpuStep:
     block_tables: torch.Tensor
     num_tokens: tuple[int, ...]
     starts: tuple[int, ...]
+
+    def single_tokens(self, rows: Sequence[int]) -> GpuStep:
+        """Some rows, each as a sequence of which only that token is new."""
+        firsts = list(accumulate(self.num_tokens, initial=0))
+        owners = [bisect_right(firsts, row) - 1 for row in rows]
+        on_gpu = self.x.device.type == "cuda"
+        # From pinned memory: the host need not wait until the GPU has come so far.
+        indices = torch.tensor([list(rows), owners], pin_memory=on_gpu)
+        at, of = indices.to(self.x.device, non_blocking=True)
+        positions = self.positions[at]
+        return GpuStep(
+            x=self.x[at],
+            positions=positions,
+            slots=self.slots[at],
+            lengths=positions + 1,
+            block_tables=self.block_tables[of],
+            num_tokens=(1,) * len(rows),
+            starts=tuple(
+                self.starts[owner] + row - firsts[owner]
+                for row, owner in zip(rows, owners, strict=True)
+            ),
+        )
 
 
 class GpuFeedForward:
@@ -137,6 +161,9 @@ class GpuLayer:
     feed_forward: DenseLayer | ExpertLayer
 
 
+CachedLayer = tuple[GpuLayer, torch.Tensor]  # with its cache, [slots, rank + rope] bf16
+
+
 class GpuHead:
     """Norm and output head."""
 
@@ -219,7 +246,7 @@ class HybridModel:
         While it `is_captured`, nobody answers for the CPU: who replays the graph calls
         `serve_decode`.
         """
-        x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
+        x, (cos_sin, slots) = step.x, self._places(step)
         for layer, rows in self._with_caches(cache):
             layer.attention.decode(
                 rms_norm(x, layer.attention_norm, self._eps),
@@ -230,15 +257,42 @@ class HybridModel:
         return x if self._head is None else self._head(x)
 
     def forward(self, step: GpuStep, cache: LatentCache, rows: Sequence[int]) -> torch.Tensor:
-        """Any number of tokens for each sequence -> logits [len(rows), vocab_size] float32; where
-        there is a `tail`, x of all tokens for it, [tokens, hidden_size] float32."""
-        x, cos_sin, slots = step.x, self._rotations[step.positions.long()], step.slots.long()
-        for layer, cached in self._with_caches(cache):
-            layer.attention.prefill(
-                rms_norm(x, layer.attention_norm, self._eps), x, cos_sin, cached, slots, step
-            )
+        """Any number of tokens for each sequence -> logits of some rows, [len(rows), vocab_size]
+        float32; where there is a `tail`, x for it, [tokens, hidden_size] float32: of all tokens, or
+        of those rows where it has no layers."""
+        layers = list(self._with_caches(cache))
+        goes_on = self.tail is not None and self.tail.num_layers > 0
+        if goes_on or len(rows) == len(step.x):
+            self._prefill(step, layers)
+        else:
+            self._prefill(step, layers[:-1])
+            step = self._narrow(step, *layers[-1], rows)
+        return step.x if self._head is None else self._head(step.x)
+
+    def _prefill(self, step: GpuStep, layers: Iterable[CachedLayer]) -> None:
+        """Layers for any number of tokens; x is changed in place."""
+        x, (cos_sin, slots) = step.x, self._places(step)
+        for layer, cached in layers:
+            h = rms_norm(x, layer.attention_norm, self._eps)
+            layer.attention.prefill(h, x, cos_sin, cached, slots, step)
             layer.feed_forward.prefill(x, rms_norm(x, layer.feed_forward_norm, self._eps))
-        return x if self._head is None else self._head(x[list(rows)])
+
+    def _narrow(
+        self, step: GpuStep, last: GpuLayer, cached: torch.Tensor, rows: Sequence[int]
+    ) -> GpuStep:
+        """The last layer of a prompt -> a step of some rows alone. Tokens to come need nothing of
+        it but its cache entries: all enter them, and the rows go on, each by itself."""
+        h, (cos_sin, slots) = rms_norm(step.x, last.attention_norm, self._eps), self._places(step)
+        last.attention.enter(h, cos_sin, cached, slots)
+        if not rows:
+            return replace(step, x=step.x[:0])
+        step = step.single_tokens(rows)
+        self._prefill(step, [(last, cached)])
+        return step
+
+    def _places(self, step: GpuStep) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotations of the tokens, [tokens, rope / 2, 2] float32, and their rows of the cache."""
+        return self._rotations[step.positions.long()], step.slots.long()
 
     def finish(self, x: torch.Tensor, step: StepInput, cache: LatentCache) -> torch.Tensor:
         """What the `tail` makes of x, on the host: [tokens, hidden_size] float32, overwritten ->
@@ -247,6 +301,6 @@ class HybridModel:
             raise ValueError("the whole model is on the GPU")
         return self.tail(x, step, cache.layers[len(self._layers) :])
 
-    def _with_caches(self, cache: LatentCache) -> Iterator[tuple[GpuLayer, torch.Tensor]]:
+    def _with_caches(self, cache: LatentCache) -> Iterator[CachedLayer]:
         """The layers on the GPU, each with its part of the cache."""
         return zip(self._layers, cache.layers[: len(self._layers)], strict=True)

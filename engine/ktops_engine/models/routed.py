@@ -70,7 +70,8 @@ def place_routed(
     if handoff is not None:
         for place, (index, matrices) in enumerate(by_cpu.items()):
             copied = copies.get(index)
-            streamed = StreamedExperts(stream, *matrices, copied)
+            is_last = index == config.num_hidden_layers - 1
+            streamed = StreamedExperts(stream, *matrices, copied, is_last=is_last)
             routed[index] = RamExperts(place, handoff, streamed, copied)
     gpus: dict[torch.device, FurtherGpu] = {}
     for index in layers:

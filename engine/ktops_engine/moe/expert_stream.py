@@ -69,7 +69,8 @@ class ExpertStream:
         self._unmeasured: tuple[Split, Callable[[], float], float] | None = None
 
     def add(self, layer: StreamedLayer) -> None:
-        """Layers are added in the order in which they are called."""
+        """Layers are added in the order in which they are called, those that experts are brought
+        ahead for."""
         self._layers.append(layer)
 
     def submit(self, work: Callable[[], float]) -> Future[float]:

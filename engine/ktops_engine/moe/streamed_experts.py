@@ -49,11 +49,17 @@ class StreamedExperts:
         up: Matrix,
         down: Matrix,
         hot: HotExperts | None = None,
+        *,
+        is_last: bool = False,
     ) -> None:
-        """`hot`: copies of some of them that lie in GPU memory."""
+        """`hot`: copies of some of them that lie in GPU memory; `is_last`: of the model's last
+        layer, which computes a few rows of a prompt: bringing experts ahead for them is not worth
+        it, and how long they take says little of other layers."""
         self._stream = stream
         self._hot = hot
-        stream.add(self)
+        self._is_last = is_last
+        if not is_last:
+            stream.add(self)
         self._matrices = (gate, up, down)
         self._rows = tuple(map(expert_rows, self._matrices))
         self._can_stream = has_gpu_kernels(self._matrices)
@@ -92,9 +98,10 @@ class StreamedExperts:
         y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
         gpu_seconds = self._run_gpu(x, ids, weights, split, ahead, runs, fetched, y)
         cpu_seconds = cpu_part.add_to(y) if cpu_part is not None else 0.0
-        if split.streamed:  # after y, which would have to wait for them on its way
-            stream.bring_ahead_after(self)
-        stream.finished(split, gpu_seconds, cpu_seconds)
+        if not self._is_last:
+            if split.streamed:  # after y, which would have to wait for them on its way
+                stream.bring_ahead_after(self)
+            stream.finished(split, gpu_seconds, cpu_seconds)
         self._count(split)
         return y
 
