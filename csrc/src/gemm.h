@@ -35,11 +35,14 @@ constexpr size_t kUnpackedBytes = size_t{2} * kUnitRows * kChunkColumns * 2;
 struct ProductArgs {
   const WeightUnit* units;
   uint32_t num_units;
-  uint32_t num_blocks;   // of tokens
+  uint32_t num_tokens;
   size_t cols;           // a multiple of 32
   const uint8_t* tokens; // the group
   uint8_t* unpacked;     // kUnpackedBytes, 64-byte aligned
-  float* sums;           // [num_units, num_blocks, 2 panels, kBlockTokens, kPanelRows]
+  // [num_units, num_blocks(), 2 panels, kBlockTokens, kPanelRows]; what is no token's is not used.
+  float* sums;
+
+  uint32_t num_blocks() const { return (num_tokens + kBlockTokens - 1) / kBlockTokens; }
 };
 
 // One place in a group of tokens, for all columns.

@@ -19,6 +19,7 @@ constexpr Isa kAll[] = {{"scalar", &kScalarKernels},
                         {"avx2", &kAvx2Kernels},
                         {"avx512", &kAvx512Kernels},
                         {"avx512vnni", &kAvx512VnniKernels},
+                        {"avx512bf16", &kAvx512Bf16Kernels},
 #ifdef KTOPS_HAVE_AMX
                         {"amx", &kAmxKernels}};
 #else
@@ -29,9 +30,9 @@ struct CpuidLeaf {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-CpuidLeaf cpuid(uint32_t leaf) {
+CpuidLeaf cpuid(uint32_t leaf, uint32_t part = 0) {
   CpuidLeaf regs;
-  if (!__get_cpuid_count(leaf, 0, &regs.eax, &regs.ebx, &regs.ecx, &regs.edx))
+  if (!__get_cpuid_count(leaf, part, &regs.eax, &regs.ebx, &regs.ecx, &regs.edx))
     return {};
   return regs;
 }
@@ -74,7 +75,9 @@ uint32_t count_available() {
     return 2;
   if (!(extended.ecx & (1u << 11))) // AVX512_VNNI
     return 3;
-  return may_use_tiles() ? 5 : 4;
+  if (!(cpuid(7, 1).eax & (1u << 5))) // AVX512_BF16
+    return 4;
+  return may_use_tiles() ? 6 : 5;
 }
 
 } // namespace

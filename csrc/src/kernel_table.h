@@ -85,6 +85,6 @@ struct KernelTable {
 };
 
 extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels, kAvx512VnniKernels,
-    kAmxKernels;
+    kAvx512Bf16Kernels, kAmxKernels;
 
 } // namespace ktops

@@ -50,7 +50,7 @@ void multiply_rows(const KernelTable& kernels, const ktops_matmul_args& args, co
   const uint32_t num_units =
       space.make_units(kernels, args.weight, group.matrix, row, num_rows, units, 0);
   const uint32_t num_blocks = group.num_blocks();
-  kernels.gemm->multiply({units, num_units, num_blocks, args.weight.cols,
+  kernels.gemm->multiply({units, num_units, group.num_tokens, args.weight.cols,
                           plan.group_tokens(args, group), space.unpacked(), space.sums()});
   for (uint32_t unit = 0; unit < num_units; ++unit) {
     const size_t first_row = unit * kUnitRows;

@@ -74,7 +74,7 @@ void gate_and_up(const Wave& wave, const ThreadSpace& space, const TokenGroup& g
       space.make_units(wave.kernels, args.gate, group.matrix, row, num_rows, units, 0);
   space.make_units(wave.kernels, args.up, group.matrix, row, num_rows, units, half);
   const uint32_t num_blocks = group.num_blocks();
-  wave.kernels.gemm->multiply({units, 2 * half, num_blocks, args.gate.cols, wave.input(group),
+  wave.kernels.gemm->multiply({units, 2 * half, group.num_tokens, args.gate.cols, wave.input(group),
                                space.unpacked(), space.sums()});
   for (uint32_t unit = 0; unit < half; ++unit)
     for (uint32_t block = 0; block < num_blocks; ++block) {
@@ -104,8 +104,8 @@ void add_down(const Wave& wave, const ThreadSpace& space, const TokenGroup& grou
   const uint32_t num_units =
       space.make_units(wave.kernels, args.down, group.matrix, row, num_rows, units, 0);
   const uint32_t num_blocks = group.num_blocks();
-  wave.kernels.gemm->multiply({units, num_units, num_blocks, args.down.cols, wave.hidden(group),
-                               space.unpacked(), space.sums()});
+  wave.kernels.gemm->multiply({units, num_units, group.num_tokens, args.down.cols,
+                               wave.hidden(group), space.unpacked(), space.sums()});
   await_turn(turns, turn);
   for (uint32_t unit = 0; unit < num_units; ++unit)
     for (uint32_t block = 0; block < num_blocks; ++block) {

@@ -91,6 +91,10 @@ void check_type(ktops_pool* pool, Kind kind) {
       {4, 15, unit},  {5, 17, unit},  {7, 100, 2 * unit}, {8, 32, unit},  {67, 50, 2 * unit},
       {15, 17, unit}, {16, 16, unit}, {17, 64, 3 * unit}, {31, 33, unit}, {32, 40, 2 * unit},
       {33, 96, unit}, {290, 20, unit}};
+  // Whole blocks of tokens and every rest of one.
+  for (size_t num_tokens = 48; num_tokens < 64; ++num_tokens)
+    check_case(pool, kind, {num_tokens, 35, unit}, random_floats(random, num_tokens * unit),
+               "normal");
   for (const Case& shape : shapes) {
     const size_t count = shape.num_tokens * shape.cols;
     check_case(pool, kind, shape, random_floats(random, count), "normal");

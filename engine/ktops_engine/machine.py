@@ -12,7 +12,7 @@ import psutil
 from ktops_engine.nodes import nodes_of_cpus, spread
 from ktops_engine.text import Text
 
-ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "amx")  # plainest first
+ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")  # plainest first
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def _isa(proc_root: Path) -> str:
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
         if "amx_tile" in flags and "amx_bf16" in flags:
             return "amx"
-        return "avx512vnni" if "avx512_vnni" in flags else "avx512"
+        if "avx512_vnni" not in flags:
+            return "avx512"
+        return "avx512bf16" if "avx512_bf16" in flags else "avx512vnni"
     return "avx2" if {"avx2", "fma", "f16c"} <= flags else "scalar" if flags else ""
 
 

@@ -49,6 +49,16 @@ def test_this_machine_has_cores_within_its_cpuset_and_memory():
 
 
 @pytest.mark.parametrize(
+    ("added", "isa"),
+    [("", "avx512"), ("avx512_vnni", "avx512vnni"), ("avx512_vnni avx512_bf16", "avx512bf16")],
+)
+def test_the_kernels_of_a_machine_go_by_its_flags(tmp_path, added, isa):
+    flags = f"avx2 fma f16c avx512f avx512bw avx512vl avx512dq {added}"
+    write(tmp_path / "cpuinfo", f"flags : {flags}\n")
+    assert detect_machine(tmp_path, tmp_path, {}).isa == isa
+
+
+@pytest.mark.parametrize(
     ("cap", "isa"),
     [("", "avx512vnni"), ("scalar", "scalar"), ("avx512", "avx512"), ("amx", "avx512vnni")],
 )

@@ -13,15 +13,16 @@ namespace {
 // Two blocks of tokens times two panels: each of four tiles loaded serves two products. Tiles 0 to
 // 3 hold the sums, 4 and 5 the tokens, 6 and 7 the weights.
 struct Amx {
+  static constexpr uint32_t kMinTokens = 10;
   static constexpr uint32_t kBlocks = 2;
 
   static void begin() { Tiles::configure(); }
   static void end() { Tiles::release(); }
 
-  template <int kTokenBlocks, int kPanels, class Between>
-  KTOPS_INLINE static void run(const uint8_t* tokens, size_t block_bytes, const uint8_t* weights,
-                               size_t panel_bytes, uint32_t num_tiles, float* sums, bool is_first,
-                               Between& between) {
+  template <uint32_t kTokenBlocks, int kPanels, class Between>
+  KTOPS_INLINE static void run(const uint8_t* tokens, size_t block_bytes, uint32_t,
+                               const uint8_t* weights, size_t panel_bytes, uint32_t num_tiles,
+                               float* sums, bool is_first, Between& between) {
     if (is_first)
       clear<kTokenBlocks, kPanels>();
     else
@@ -79,13 +80,7 @@ struct Amx {
   }
 };
 
-constexpr ktops::GemmKernels kGemm = make_gemm_kernels<Amx>(10);
-
-constexpr ktops::KernelTable with_gemm(ktops::KernelTable table) {
-  table.gemm = &kGemm;
-  return table;
-}
-
 } // namespace
 
-constexpr ktops::KernelTable ktops::kAmxKernels = with_gemm(make_kernel_table<Avx512Vnni>("amx"));
+constexpr ktops::KernelTable ktops::kAmxKernels =
+    with_gemm<Amx>(make_kernel_table<Avx512Vnni>("amx"));

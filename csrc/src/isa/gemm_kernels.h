@@ -1,4 +1,5 @@
-// The products of gemm.h, written once over an engine that multiplies tiles.
+// The products of gemm.h, written once over an engine that multiplies tiles: up to kBlocks blocks
+// of tokens at a time, from kMinTokens tokens on.
 //
 // The unpacked weights of a unit and chunk (16 KiB) stay in the first-level cache while all tokens
 // of the group pass by. Meanwhile the weights of the next unit or chunk are unpacked into a second
@@ -79,16 +80,20 @@ void multiply_chunk(const ProductArgs& args, const uint8_t* tokens, const uint8_
                     uint32_t num_tiles, float* sums, bool is_first, Unpacking& next) {
   constexpr uint32_t kStep = Engine::kBlocks;
   const size_t block_bytes = num_tiles * kBf16TileBytes;
-  Spread between(next, (args.num_blocks + kStep - 1) / kStep * num_tiles);
+  const uint32_t num_blocks = args.num_blocks();
+  Spread between(next, (num_blocks + kStep - 1) / kStep * num_tiles);
+  const auto run = [&]<uint32_t kCount>(uint32_t block) {
+    const uint32_t rest = args.num_tokens - block * kBlockTokens;
+    Engine::template run<kCount, kPanels>(
+        tokens + block * block_bytes, block_bytes,
+        rest < kCount * kBlockTokens ? rest : kCount * kBlockTokens, weights, kPanelChunkBytes,
+        num_tiles, sums + 2 * kTileSums * block, is_first, between);
+  };
   uint32_t block = 0;
-  for (; block + kStep <= args.num_blocks; block += kStep)
-    Engine::template run<kStep, kPanels>(tokens + block * block_bytes, block_bytes, weights,
-                                         kPanelChunkBytes, num_tiles, sums + 2 * kTileSums * block,
-                                         is_first, between);
-  for (; block < args.num_blocks; ++block)
-    Engine::template run<1, kPanels>(tokens + block * block_bytes, block_bytes, weights,
-                                     kPanelChunkBytes, num_tiles, sums + 2 * kTileSums * block,
-                                     is_first, between);
+  for (; block + kStep <= num_blocks; block += kStep)
+    run.template operator()<kStep>(block);
+  for (; block < num_blocks; ++block)
+    run.template operator()<1>(block);
   next.finish();
 }
 
@@ -111,8 +116,8 @@ template <class Engine> void multiply(const ProductArgs& args) {
   for (size_t stage = 0; stage < num_stages; ++stage) {
     const size_t unit = stage % num_units, chunk = stage / num_units;
     Unpacking next = stage + 1 < num_stages ? unpacking_of(stage + 1) : Unpacking();
-    const uint8_t* tokens = args.tokens + chunk * kChunkTiles * args.num_blocks * kBf16TileBytes;
-    float* sums = args.sums + unit * args.num_blocks * 2 * kTileSums;
+    const uint8_t* tokens = args.tokens + chunk * kChunkTiles * args.num_blocks() * kBf16TileBytes;
+    float* sums = args.sums + unit * args.num_blocks() * 2 * kTileSums;
     const auto run = args.units[unit].panels[1] == nullptr ? multiply_chunk<Engine, 1>
                                                            : multiply_chunk<Engine, 2>;
     run(args, tokens, buffer_of(stage), tiles_of(stage), sums, chunk == 0, next);
@@ -171,9 +176,14 @@ inline void add_rows(const float* sums, const float* weights, uint32_t num_token
   }
 }
 
-template <class Engine> constexpr ktops::GemmKernels make_gemm_kernels(uint32_t min_tokens) {
-  return {min_tokens,       Engine::begin, Engine::end, store_token,
-          multiply<Engine>, store_gated,   add_rows};
+template <class Engine>
+constexpr ktops::GemmKernels kGemmKernels{
+    Engine::kMinTokens, Engine::begin, Engine::end, store_token,
+    multiply<Engine>,   store_gated,   add_rows};
+
+template <class Engine> constexpr ktops::KernelTable with_gemm(ktops::KernelTable table) {
+  table.gemm = &kGemmKernels<Engine>;
+  return table;
 }
 
 } // namespace

@@ -69,6 +69,7 @@ CORE_READ_BYTES: Mapping[str, Range] = MappingProxyType(
         "avx2": (5e9, 18e9),
         "avx512": (7e9, 25e9),
         "avx512vnni": (8e9, 28e9),
+        "avx512bf16": (8e9, 28e9),
         "amx": (8e9, 28e9),
     }
 )
