@@ -23,9 +23,10 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def allowed_error(*types: QuantType) -> float:
+def allowed_error(*types: QuantType, tokens: int = 1) -> float:
+    """Of products with so many tokens; many may be of numbers rounded to bfloat16."""
     exact = {QuantType.F32, QuantType.F16, QuantType.BF16}
-    return 5e-6 if exact.issuperset(types) else 1e-4
+    return 5e-6 if exact.issuperset(types) else 1e-4 if tokens < 10 else 5e-3
 
 
 def matmul(pool: Pool, weight: Matrix, x: np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ def test_matmul_agrees_with_float64(pool: Pool, random_weights, rng, type, token
     packed, dense = random_weights(type, (83, 768))
     x = rng.standard_normal((tokens, 768), dtype=np.float32)
     found = matmul(pool, Matrix(packed.ctypes.data, type, 83, 768), x)
-    assert relative_error(found, x.astype(np.float64) @ dense.T) < allowed_error(type)
+    assert relative_error(found, x.astype(np.float64) @ dense.T) < allowed_error(type, tokens=tokens)
 
 
 QUANTISED = [type for type in TYPES if type.name not in ("F32", "F16", "BF16")]

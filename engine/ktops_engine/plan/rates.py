@@ -75,14 +75,16 @@ CORE_READ_BYTES: Mapping[str, Range] = MappingProxyType(
 )
 # Products of a prompt of some hundred tokens with quantised weights, FLOP/s a core. Measured as
 # above with 256 tokens (scalar: 32): 0.003, 0.038, 0.044 and 0.118 TFLOP/s, and 0.16 with packed
-# weights of V2-Lite's shape and 512. AMX: 16 Emerald Rapids
-# cores, a layer of R1, 512 tokens in a busy hour (low) to 4,096 in a quiet one (high).
+# weights of V2-Lite's shape and 512. BF16 dot products: experts of R1 with 24 and
+# with 128 tokens each, 0.16 and 0.19. AMX: 16 Emerald Rapids cores, a layer of R1, 512 tokens in a
+# busy hour (low) to 4,096 in a quiet one (high).
 CORE_FLOPS: Mapping[str, Range] = MappingProxyType(
     {
         "scalar": (0.002e12, 0.004e12),
         "avx2": (0.025e12, 0.06e12),
         "avx512": (0.03e12, 0.08e12),
         "avx512vnni": (0.07e12, 0.17e12),
+        "avx512bf16": (0.07e12, 0.20e12),
         "amx": (0.11e12, 0.36e12),
     }
 )
