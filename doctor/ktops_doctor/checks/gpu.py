@@ -1,8 +1,9 @@
-"""The GPU: is there one, does its driver answer, has it the memory, is its link whole?"""
+"""The GPU: is there one, does its driver answer, is it new enough, is its link whole?"""
 
 from __future__ import annotations
 
 from ktops_doctor.check import Check, Finding, Section, gpu_lost, ok, skip, warn
+from ktops_doctor.checks.gpu_memory import VRAM
 from ktops_doctor.expectations import dotted, needs, should_be
 from ktops_doctor.fixes import in_container, install, remark, sudo
 from ktops_doctor.gpus import (
@@ -16,9 +17,8 @@ from ktops_doctor.gpus import (
 )
 from ktops_doctor.host import SILENT, Host
 from ktops_doctor.target import Target
-from ktops_doctor.units import decimal, gib, version
+from ktops_doctor.units import version
 from ktops_engine.text import text
-from ktops_engine.visible_gpus import visible_gpus
 
 _WITH_GPUS = "docker run --gpus all IMAGE"
 MIN_DRIVER = "530"  # the first branch that runs CUDA 12.1
@@ -127,66 +127,6 @@ def _cuda(host: Host, target: Target) -> Finding:
     )
 
 
-def _vram(host: Host, target: Target) -> Finding:
-    report = smi_report(host)
-    if report is None:
-        return skip(_NO_GPU)
-    variable = host.env("CUDA_VISIBLE_DEVICES")
-    identities = [(str(gpu.index), gpu.uuid) for gpu in report.gpus]
-    visible = [report.gpus[place] for place in visible_gpus(variable or None, identities)]
-    if not visible:
-        return gpu_lost(
-            target,
-            text("CUDA_VISIBLE_DEVICES={value} names no GPU of this machine", value=variable),
-            detail=text("the GPU stays idle"),
-            fix="unset CUDA_VISIBLE_DEVICES",
-        )
-    first, *further = visible
-    value = text(
-        "{gpu}, {free} of {total} GiB free",
-        gpu=f"GPU {first.index} {first.name}" if len(report.gpus) > 1 else first.name,
-        free=gib(first.free_bytes),
-        total=gib(first.total_bytes),
-    )
-    if not target.vram_bytes:
-        return ok(value)
-    expected = needs(decimal(target.vram_bytes))
-    if first.free_bytes >= target.vram_bytes:
-        return ok(value, expected)
-    roomiest = max(further, key=lambda gpu: gpu.free_bytes, default=first)
-    if roomiest.free_bytes >= target.vram_bytes:
-        order = [roomiest, *(gpu for gpu in visible if gpu is not roomiest)]
-        return gpu_lost(
-            target,
-            value,
-            expected,
-            detail=text("the server uses the first GPU for what every token uses"),
-            fix=remark(
-                f"export CUDA_VISIBLE_DEVICES={','.join(str(gpu.index) for gpu in order)}",
-                text(
-                    "GPU {index} has {free} GiB free",
-                    index=roomiest.index,
-                    free=gib(roomiest.free_bytes),
-                ),
-            ),
-        )
-    if first.total_bytes >= target.vram_bytes:
-        return gpu_lost(
-            target,
-            value,
-            expected,
-            detail=text("other processes hold the rest"),
-            fix="nvidia-smi --query-compute-apps=pid,used_memory,name --format=csv",
-        )
-    return gpu_lost(
-        target,
-        value,
-        expected,
-        detail=text("attention, shared experts and cache do not fit"),
-        fix=remark("ktops models", text("lists smaller models and what each needs")),
-    )
-
-
 def _architecture(host: Host, target: Target) -> Finding:
     report = smi_report(host)
     if report is None:
@@ -275,16 +215,7 @@ CHECKS = (
         why="torch brings its own CUDA runtime; the driver must be new enough to run it. The "
         "toolkit does not matter for this.",
     ),
-    Check(
-        id="gpu.vram",
-        title=text("Free GPU memory"),
-        section=Section.GPU,
-        run=_vram,
-        needs=("gpu.driver",),
-        why="The first GPU that CUDA_VISIBLE_DEVICES names is looked at, by nvidia-smi's "
-        "numbers: the server uses it; further ones can only hold experts. Without room for all "
-        "that every token uses, the server computes the layers that do not fit on the CPU.",
-    ),
+    VRAM,
     Check(
         id="gpu.arch",
         title=text("GPU generation"),
