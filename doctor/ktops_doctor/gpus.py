@@ -6,14 +6,18 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
 from ktops_doctor.host import CommandOutput, Host
+from ktops_engine.text import text
 
 MIN_CUDA = (12, 1)
+_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 SMI_COMMAND = ("nvidia-smi", "-q", "-x")
 SMI_TIME_LIMIT = 20.0  # eight GPUs without persistence mode take most of it
 _PCI = "/sys/bus/pci/devices"
 _NVIDIA = "0x10de"
 _DISPLAY_CLASS = "0x03"
 _MIB = 1 << 20
+ALL_HIDDEN = text("CUDA_VISIBLE_DEVICES is set and empty, which hides every GPU")
+SHOW_GPUS = f"unset {_VISIBLE_DEVICES}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ def toolkit_release(host: Host) -> str:
     return output.stdout.partition("release ")[2].partition(",")[0] if output.ok else ""
 
 
+def visible_devices(host: Host) -> str | None:
+    """CUDA_VISIBLE_DEVICES, None when it is not set."""
+    return host.env(_VISIBLE_DEVICES) if host.is_set(_VISIBLE_DEVICES) else None
+
+
 def pci_gpus(host: Host) -> list[str]:
     """Bus addresses of NVIDIA display controllers, whether or not a driver is there."""
     return [
@@ -98,8 +107,8 @@ def _gpu(index: int, node: ElementTree.Element) -> Gpu:
 
 
 def _text(node: ElementTree.Element, path: str) -> str:
-    text = (node.findtext(path) or "").strip()
-    return "" if text == "N/A" else text
+    found = (node.findtext(path) or "").strip()
+    return "" if found == "N/A" else found
 
 
 def _number(node: ElementTree.Element, path: str) -> int:

@@ -134,6 +134,9 @@ class Host(Protocol):
     def env(self, name: str) -> str:
         """An environment variable, '' when unset."""
 
+    def is_set(self, name: str) -> bool:
+        """Whether an environment variable is set, be it to ''."""
+
     def which(self, program: str) -> str | None:
         """The program's path as the shell would find it."""
 

@@ -67,6 +67,9 @@ class LiveHost:
     def env(self, name: str) -> str:
         return os.environ.get(name, "")
 
+    def is_set(self, name: str) -> bool:
+        return name in os.environ
+
     def which(self, program: str) -> str | None:
         return shutil.which(program)
 

@@ -73,6 +73,9 @@ class RecordedHost:
     def env(self, name: str) -> str:
         return self._answer("env", name) or ""
 
+    def is_set(self, name: str) -> bool:
+        return self._answer("env", name) is not None
+
     def which(self, program: str) -> str | None:
         found: str | None = self._answer("programs", program)
         return found
@@ -178,6 +181,11 @@ class RecordingHost:
         value = self._host.env(name)
         self._keep("env", name, without_secrets(name, value) or None)
         return value
+
+    def is_set(self, name: str) -> bool:
+        found = self._host.is_set(name)
+        self._keep("env", name, without_secrets(name, self._host.env(name)) if found else None)
+        return found
 
     def which(self, program: str) -> str | None:
         path = self._host.which(program)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 def visible_gpus(variable: str | None, gpus: Sequence[tuple[str, str]]) -> list[int]:
     """Places in `gpus`, (number, UUID) each as nvidia-smi lists them, of those that the variable
-    lets through, in its order; None: it is not set. The first one is the server's.
+    lets through, in its order; None: it is not set, and lets all through. The first one is the
+    server's.
 
-    As CUDA has it, nothing counts that is named after a GPU that is not there, or named twice.
+    As CUDA has it (its programming guide, "CUDA Environment Variables"), an empty variable hides
+    every GPU, and nothing counts that is named after a GPU that is not there, or named twice.
     """
     if variable is None:
         return list(range(len(gpus)))

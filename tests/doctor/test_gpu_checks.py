@@ -72,13 +72,13 @@ def test_several_gpus_are_counted_and_the_first_is_held_against_the_need(ask, se
     assert ask(server, r1, "gpu.vram").value == value
 
 
-@pytest.mark.parametrize("variable", ["", "0,1,2", "GPU-05"])
+@pytest.mark.parametrize("variable", [None, "0,1,2", "GPU-05"])
 def test_room_on_a_further_gpu_does_not_help_the_server(ask, server, r1, variable):
     server["commands"]["nvidia-smi -q -x"] = smi(free_mib=(4000, 20_000, 48_000))
     server["env"]["CUDA_VISIBLE_DEVICES"] = variable
     result = ask(server, r1, "gpu.vram")
     assert (result.status, result.value) == ("fail", "GPU 0 NVIDIA L40S, 3.9 of 48.0 GiB free")
-    alone = variable.startswith("GPU")
+    alone = variable == "GPU-05"
     assert result.fix.startswith(
         "nvidia-smi --query" if alone else "export CUDA_VISIBLE_DEVICES=2,0,1   # GPU 2 has 46.9"
     )
@@ -98,6 +98,15 @@ def test_an_environment_that_names_no_gpu_is_said(ask, server, r1, demo, variabl
     result = ask(server, r1, "gpu.vram")
     assert (result.status, result.fix) == ("fail", "unset CUDA_VISIBLE_DEVICES")
     assert result.value == f"CUDA_VISIBLE_DEVICES={variable} names no GPU of this machine"
+    assert ask(server, demo, "gpu.vram").status == "warn"
+
+
+def test_an_empty_environment_hides_every_gpu_and_an_unset_one_none(ask, server, r1, demo):
+    assert ask(server, r1, "gpu.vram").status == "ok"
+    server["env"]["CUDA_VISIBLE_DEVICES"] = ""
+    result = ask(server, r1, "gpu.vram")
+    assert (result.status, result.fix) == ("fail", "unset CUDA_VISIBLE_DEVICES")
+    assert result.value == "CUDA_VISIBLE_DEVICES is set and empty, which hides every GPU"
     assert ask(server, demo, "gpu.vram").status == "warn"
 
 

@@ -227,6 +227,19 @@ def test_what_is_written_down_of_a_machine_holds_no_token_and_no_password(tmp_pa
     assert replayed.read_text(str(stored)) == "hf_xxxxxxxx\n"
 
 
+def test_a_variable_that_is_set_and_empty_is_told_from_one_that_is_not_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("KTOPS_EMPTY", "")
+    monkeypatch.delenv("KTOPS_ABSENT", raising=False)
+    recorder = RecordingHost(LiveHost())
+    names = ("KTOPS_EMPTY", "KTOPS_ABSENT")
+    assert [recorder.is_set(name) for name in names] == [True, False]
+    recorder.save(tmp_path / "host.json")
+    replayed = RecordedHost.load(tmp_path / "host.json")
+    assert [(replayed.is_set(name), replayed.env(name)) for name in names] == [
+        (True, ""), (False, "")
+    ]  # fmt: skip
+
+
 def test_a_checkout_that_nobody_installed_says_itself_what_it_requires(host, monkeypatch):
     def absent(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)

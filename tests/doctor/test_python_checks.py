@@ -40,8 +40,13 @@ def test_a_torch_whose_import_was_not_waited_for_is_judged_by_its_libraries(ask,
 def test_a_gpu_hidden_from_torch_is_told_from_one_it_cannot_use(ask, server, r1):
     server["probes"]["torch"]["facts"]["cuda_available"] = False
     assert ask(server, r1, "py.torch_cuda").fix.startswith("ls -l /dev/nvidia*")
-    server["env"]["CUDA_VISIBLE_DEVICES"] = "-1"
-    assert ask(server, r1, "py.torch_cuda").fix == "unset CUDA_VISIBLE_DEVICES"
+    for variable, value in (
+        ("-1", "CUDA_VISIBLE_DEVICES=-1"),
+        ("", "CUDA_VISIBLE_DEVICES is set and empty, which hides every GPU"),
+    ):
+        server["env"]["CUDA_VISIBLE_DEVICES"] = variable
+        result = ask(server, r1, "py.torch_cuda")
+        assert (result.value, result.fix) == (value, "unset CUDA_VISIBLE_DEVICES")
 
 
 def test_packages_that_are_missing_or_old_are_listed_with_what_is_wanted(ask, server, r1):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ktops_doctor.check import Check, Finding, Section, gpu_lost, ok, skip
 from ktops_doctor.expectations import needs
 from ktops_doctor.fixes import remark
-from ktops_doctor.gpus import Gpu, smi_report
+from ktops_doctor.gpus import ALL_HIDDEN, SHOW_GPUS, Gpu, smi_report, visible_devices
 from ktops_doctor.host import Host
 from ktops_doctor.target import Target
 from ktops_doctor.units import decimal, gib
@@ -19,15 +19,17 @@ def _vram(host: Host, target: Target) -> Finding:
     report = smi_report(host)
     if report is None:
         return skip(text("no NVIDIA GPU"))
-    variable = host.env("CUDA_VISIBLE_DEVICES")
+    variable = visible_devices(host)
     identities = [(str(gpu.index), gpu.uuid) for gpu in report.gpus]
-    visible = [report.gpus[place] for place in visible_gpus(variable or None, identities)]
+    visible = [report.gpus[place] for place in visible_gpus(variable, identities)]
     if not visible:
         return gpu_lost(
             target,
-            text("CUDA_VISIBLE_DEVICES={value} names no GPU of this machine", value=variable),
+            text("CUDA_VISIBLE_DEVICES={value} names no GPU of this machine", value=variable)
+            if variable
+            else ALL_HIDDEN,
             detail=text("the GPU stays idle"),
-            fix="unset CUDA_VISIBLE_DEVICES",
+            fix=SHOW_GPUS,
         )
     first = visible[0]
     value = text(
@@ -78,6 +80,7 @@ VRAM = Check(
     run=_vram,
     needs=("gpu.driver",),
     why="The first GPU that CUDA_VISIBLE_DEVICES names is looked at, by nvidia-smi's "
-    "numbers: the server uses it; further ones can only hold experts. Without room for all "
+    "numbers: the server uses it; further ones can only hold experts. Set and empty, the variable "
+    "hides every GPU. Without room for all "
     "that every token uses, the server computes the layers that do not fit on the CPU.",
 )

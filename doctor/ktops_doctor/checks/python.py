@@ -7,7 +7,7 @@ import re
 from ktops_doctor.check import Check, Finding, Section, fail, gpu_lost, ok, skip
 from ktops_doctor.expectations import ABSENT, dotted, needs
 from ktops_doctor.fixes import pip_install
-from ktops_doctor.gpus import smi_report
+from ktops_doctor.gpus import ALL_HIDDEN, SHOW_GPUS, smi_report, visible_devices
 from ktops_doctor.host import Host, ProbeOutput
 from ktops_doctor.package_remedies import packages_remedy, reinstall_remedy
 from ktops_doctor.target import Target
@@ -19,7 +19,6 @@ MIN_TORCH = (2, 9)
 TORCH_TIME_LIMIT = 40.0  # a first import from a slow disk takes that long
 TORCH_PATIENCE = 1.5  # when torch's libraries are loaded by then, the rest of its import can wait
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*([^;]*)")
-_SHOW_GPUS = "unset CUDA_VISIBLE_DEVICES"
 _LOOK_AT_DEVICES = "ls -l /dev/nvidia*   # this user must be able to read and write them"
 _COMPILED = ("numpy", "tokenizers", "gguf")  # in the order in which the probe imports them
 _COMPARISON = re.compile(r"(>=|<=|==|!=|<|>)\s*([0-9][0-9.]*)")
@@ -104,13 +103,11 @@ def _torch_cuda(host: Host, target: Target) -> Finding:
         return gpu_lost(target, value, detail=text("torch finds no GPU"), fix=fix)
     if facts.get("cuda_available") is False:
         detail = str(facts.get("cuda_warning") or "") or text("torch finds no GPU")
-        hidden = host.env("CUDA_VISIBLE_DEVICES")
-        return gpu_lost(
-            target,
-            f"CUDA_VISIBLE_DEVICES={hidden}" if hidden else value,
-            detail=detail,
-            fix=_SHOW_GPUS if hidden else _LOOK_AT_DEVICES,
-        )
+        visible = visible_devices(host)
+        if visible is None:
+            return gpu_lost(target, value, detail=detail, fix=_LOOK_AT_DEVICES)
+        said = f"CUDA_VISIBLE_DEVICES={visible}" if visible else ALL_HIDDEN
+        return gpu_lost(target, said, detail=detail, fix=SHOW_GPUS)
     return ok(value)
 
 
