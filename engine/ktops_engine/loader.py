@@ -180,11 +180,11 @@ def _load(
         model: Deepseek2Model | HybridModel
         if placement.is_hybrid:
             from ktops_engine.models.hybrid import build_hybrid
+            from ktops_engine.models.hybrid_weights import HybridWeights
 
-            model = build_hybrid(
-                native, pool, weights, on_gpu, model_config, placement.ctx_size, resources, on_note,
-                hot,
-            )  # fmt: skip
+            placed = HybridWeights(weights, on_gpu, hot)
+            size = placement.ctx_size
+            model = build_hybrid(placed, model_config, size, pool, resources, on_note)
         else:
             model = Deepseek2Model(weights, model_config, pool, placement.ctx_size)
         return LoadedModel(

@@ -18,6 +18,7 @@ from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2 import is_in_tail, stays_in_ram, wanted_tensors
 from ktops_engine.models.deepseek2_gpu import HybridModel
 from ktops_engine.models.hybrid import build_hybrid, load_gpu_weights
+from ktops_engine.models.hybrid_weights import HybridWeights
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.build import BuildInfo
 from ktops_engine.native.load import load_native
@@ -79,7 +80,7 @@ def hybrid_model(
         fill(in_ram)
         yield (
             build_hybrid(
-                native, pool, in_ram, on_gpu, model_config, CONTEXT, resources, print, hot
+                HybridWeights(in_ram, on_gpu, hot), model_config, CONTEXT, pool, resources, print
             ),
             model_config,
             gguf,

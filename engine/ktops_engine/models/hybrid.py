@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import MappingProxyType
 
@@ -29,7 +29,8 @@ from ktops_engine.models.deepseek2_gpu import (
     RoutedExperts,
 )
 from ktops_engine.models.gpu_weights import GpuWeights
-from ktops_engine.models.routed import feed_forward_names, place_routed
+from ktops_engine.models.hybrid_weights import HybridWeights, feed_forward_names
+from ktops_engine.models.routed import place_routed
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.load import Native, Pool
 
@@ -57,28 +58,23 @@ def load_gpu_weights(
 
 
 def build_hybrid(
-    native: Native,
-    pool: Pool,
-    in_ram: Weights,
-    on_gpu: GpuWeights,
+    weights: HybridWeights,
     config: ModelConfig,
     max_positions: int,
+    pool: Pool,
     resources: ExitStack,
     on_note: Callable[[str], None],
-    hot: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> HybridModel:
     """The layers over weights that lie where they belong; the CPU computes those after the ones on
     the GPU. `resources` gets what is to be given back, `on_note` what is not as it should be.
-    `hot`: experts by layer that are copied to the GPU.
 
     Raises KtopsError out-of-memory, and torch.OutOfMemoryError.
     """
+    in_ram, on_gpu = weights.in_ram, weights.on_gpu
     device = on_gpu.device
     num_layers = sum(_norm_name(index) in on_gpu for index in range(config.num_hidden_layers))
     expert_layers = range(config.first_k_dense_replace, num_layers)
-    routed, handoff = place_routed(
-        native, pool, in_ram, on_gpu, config, expert_layers, resources, on_note, hot
-    )
+    routed, handoff = place_routed(weights, expert_layers, config, pool, resources, on_note)
     counts = torch.zeros(
         len(expert_layers), config.n_routed_experts, dtype=torch.int32, device=device
     )

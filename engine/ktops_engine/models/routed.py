@@ -3,15 +3,14 @@ or in RAM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
 
-from ktops_engine.kernels.grouped_gemm import ExpertMatrices
 from ktops_engine.model_config import ModelConfig
 from ktops_engine.models.deepseek2_gpu import RoutedExperts
-from ktops_engine.models.gpu_weights import GpuWeights
+from ktops_engine.models.hybrid_weights import HybridWeights
 from ktops_engine.models.weights import Weights
 from ktops_engine.moe.expert_stream import ExpertStream
 from ktops_engine.moe.further_gpu import FurtherGpu
@@ -22,50 +21,36 @@ from ktops_engine.moe.host_memory import register, unregister
 from ktops_engine.moe.hot_experts import copy_hot_experts
 from ktops_engine.moe.ram_experts import RamExperts
 from ktops_engine.moe.streamed_experts import StreamedExperts
-from ktops_engine.native.load import Native, Pool
+from ktops_engine.native.load import Pool
 from ktops_engine.plan.sizes import gib
 from ktops_engine.text import text
 
 
-def feed_forward_names(index: int, suffix: str) -> tuple[str, str, str]:
-    """Gate, up and down of a layer's feed-forward: "" of a dense one, "_exps", "_shexp"."""
-    block = f"blk.{index}.ffn_"
-    return f"{block}gate{suffix}.weight", f"{block}up{suffix}.weight", f"{block}down{suffix}.weight"
-
-
 def place_routed(
-    native: Native,
-    pool: Pool,
-    in_ram: Weights,
-    on_gpu: GpuWeights,
-    config: ModelConfig,
+    weights: HybridWeights,
     layers: Sequence[int],
+    config: ModelConfig,
+    pool: Pool,
     resources: ExitStack,
     on_note: Callable[[str], None],
-    hot: Mapping[int, Sequence[int]],
 ) -> tuple[dict[int, RoutedExperts], Handoff | None]:
     """The routed experts of `layers`, by layer, and the handoff of those in RAM, None when there
     are none. The other arguments are those of `build_hybrid`.
 
     Raises KtopsError out-of-memory, and torch.OutOfMemoryError.
     """
-    device = on_gpu.device
-    by_cpu = {
-        index: (in_ram.matrix(gate), in_ram.matrix(up), in_ram.matrix(down))
-        for index in layers
-        for gate, up, down in [feed_forward_names(index, "_exps")]
-        if gate in in_ram
-    }
+    device = weights.on_gpu.device
+    by_cpu = weights.experts_in_ram(layers)
     handoff = None
     if by_cpu:
         sizes = config.hidden_size, config.num_experts_per_tok
-        handoff = Handoff(native, pool, list(by_cpu.values()), *sizes, device)
+        handoff = Handoff(pool.native, pool, list(by_cpu.values()), *sizes, device)
     most_bytes = max((sum(map(expert_bytes, matrices)) for matrices in by_cpu.values()), default=0)
     stream = ExpertStream(pool, device, most_bytes)
     resources.callback(stream.close)
     if by_cpu and device.type == "cuda":
-        _register(in_ram, resources, on_note)
-    copies = copy_hot_experts(by_cpu, hot, device)
+        _register(weights.in_ram, resources, on_note)
+    copies = copy_hot_experts(by_cpu, weights.hot, device)
     routed: dict[int, RoutedExperts] = {}
     if handoff is not None:
         for place, (index, matrices) in enumerate(by_cpu.items()):
@@ -77,11 +62,8 @@ def place_routed(
     for index in layers:
         if index in by_cpu:
             continue
-        names = feed_forward_names(index, "_exps")
-        experts = ResidentExperts(
-            stream.staging, ExpertMatrices(*(on_gpu.matrix(name) for name in names))
-        )
-        where = on_gpu.expert_device(index)
+        experts = ResidentExperts(stream.staging, weights.experts_on_gpu(index))
+        where = weights.on_gpu.expert_device(index)
         if where == device:
             routed[index] = experts
             continue

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 class Pool:
     """Threads that multiply. One call runs at a time; callers from other threads wait.
 
-    All pointers are addresses of contiguous memory that stays valid during the call. `nodes` are
-    the NUMA nodes that rows are shared out over, empty when they belong to no node.
+    All pointers are addresses of contiguous memory that stays valid during the call. `native` is
+    the library that they run; `nodes` are the NUMA nodes that rows are shared out over, empty when
+    they belong to no node.
     """
 
     def __init__(self, native: Native, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
-        self._native = native
+        self.native = native
         self._lock = threading.Lock()
         self._library = library
         self.nodes: tuple[int, ...] = ()
@@ -65,7 +66,7 @@ class Pool:
             status = self._library.ktops_pool_set_nodes(
                 self._open_handle(), array, len(nodes), ctypes.byref(found)
             )
-        self._native.check(status, f"giving {len(nodes)} threads a node")
+        self.native.check(status, f"giving {len(nodes)} threads a node")
         self.nodes = tuple(sorted(set(nodes))) if found.value > 1 else ()
 
     def place(self, buffer: NativeBuffer, matrix: Matrix) -> int:
@@ -79,7 +80,7 @@ class Pool:
             status = self._library.ktops_place(
                 self._open_handle(), buffer.struct, matrix.struct, ctypes.byref(refusal)
             )
-        self._native.check(status, _describe("place", matrix, 0))
+        self.native.check(status, _describe("place", matrix, 0))
         return refusal.value
 
     def hold(self, buffer: NativeBuffer) -> int:
@@ -89,7 +90,7 @@ class Pool:
             return 0
         refusal = ctypes.c_int32()
         status = self._library.ktops_hold(buffer.struct, ctypes.byref(refusal))
-        self._native.check(status, "holding pages where they are")
+        self.native.check(status, "holding pages where they are")
         return refusal.value
 
     def count_placed(
@@ -111,7 +112,7 @@ class Pool:
                     self._open_handle(), buffer.struct, matrix.struct, wanted, there,
                     ctypes.byref(refusal),
                 )  # fmt: skip
-            self._native.check(status, _describe("count_placed", matrix, 0))
+            self.native.check(status, _describe("count_placed", matrix, 0))
             last_refusal = refusal.value or last_refusal
         return list(wanted), list(there), last_refusal
 
@@ -130,7 +131,7 @@ class Pool:
             args.num_tokens = num_tokens
             status = self._matmul(self._open_handle(), self._matmul_pointer)
         if status:
-            self._native.check(status, _describe("matmul", weight, num_tokens))
+            self.native.check(status, _describe("matmul", weight, num_tokens))
 
     def moe_forward(
         self,
@@ -165,7 +166,7 @@ class Pool:
             args.top_k = top_k
             status = self._moe_forward(self._open_handle(), self._moe_pointer)
         if status:
-            self._native.check(status, _describe("moe_forward", gate, num_tokens))
+            self.native.check(status, _describe("moe_forward", gate, num_tokens))
 
     def mla_decode(self, args: MlaDecodeArgs) -> None:
         """x += attention(norm(x)) of single new tokens, which enter the cache; see ktops.h.
@@ -175,7 +176,7 @@ class Pool:
         with self._lock:
             status = self._mla_decode(self._open_handle(), ctypes.byref(args))
         if status:
-            self._native.check(status, f"mla_decode of {args.num_tokens} tokens")
+            self.native.check(status, f"mla_decode of {args.num_tokens} tokens")
 
     def ffn_decode(self, args: FfnDecodeArgs) -> None:
         """x += feed_forward(norm(x)) of a few tokens, routing included; see ktops.h.
@@ -185,7 +186,7 @@ class Pool:
         with self._lock:
             status = self._ffn_decode(self._open_handle(), ctypes.byref(args))
         if status:
-            self._native.check(status, f"ffn_decode of {args.num_tokens} tokens")
+            self.native.check(status, f"ffn_decode of {args.num_tokens} tokens")
 
     def pack(self, target: Matrix, src_ptr: int) -> None:
         """Copies a matrix in the file's layout at `src_ptr` to `target` in the target's layout.
@@ -195,7 +196,7 @@ class Pool:
         with self._lock:
             status = self._pack(self._open_handle(), target.struct, src_ptr)
         if status:
-            self._native.check(status, _describe("pack", target, 0))
+            self.native.check(status, _describe("pack", target, 0))
 
     def read(
         self,
@@ -222,7 +223,7 @@ class Pool:
                 raise EOFError
             raise OSError(args.file_errno, os.strerror(args.file_errno))
         if status:
-            self._native.check(status, _describe("read", target, 0))
+            self.native.check(status, _describe("read", target, 0))
 
     @contextmanager
     def held(self) -> Iterator[ctypes.c_void_p]:
