@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ktops_engine.evaluate.run import Evaluation
     from ktops_engine.evaluate.windows import TextFile, TokenWindows
     from ktops_engine.loader import LoadedModel
+    from ktops_engine.source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,12 @@ def run_evaluation(output: Output, settings: Settings, request: Request) -> Eval
         source = read_text(request.file)
         reader = _open_reference(request, source, resources)
         choice = obtain(stages, settings, request.order)
-        windows, vocab_size = _read_as_tokens(request, source, choice, reader)
+        model = _open_model(request, choice)
+        windows = _read_as_tokens(request, source, choice, model, reader)
         _say_text(output, request, windows)
-        writer = _open_writer(request, windows, vocab_size, resources)
+        writer = _open_writer(request, windows, model.config.vocab_size, resources)
         settings = replace(settings, ctx_size=windows.size)
-        site = admit(stages, settings, request.order, choice)
+        site = admit(stages, settings, request.order, choice, source=model)
         loaded = _load(output, site)
         resources.callback(loaded.free)
         header = _header(request, source, windows, site, loaded)
@@ -110,15 +112,26 @@ def _open_reference(
     return reader
 
 
-def _read_as_tokens(
-    request: Request, source: TextFile, choice: ModelChoice, reader: ReferenceReader | None
-) -> tuple[TokenWindows, int]:
-    """The text by the model's tokenizer, cut as it is asked for or as the reference has it, and
-    the size of the model's vocabulary."""
+def _open_model(request: Request, choice: ModelChoice) -> ModelSource:
+    """The headers of the model's files, for its tokenizer and then for its plan."""
     from ktops.launch.dummy import dummy_weights
     from ktops_engine.config import EngineConfig
-    from ktops_engine.evaluate.windows import choose_window, cut_text
     from ktops_engine.source import open_source
+
+    dummy = request.order.dummy
+    weights = None if dummy is None else dummy_weights(dummy, choice)
+    return open_source(EngineConfig(choice.gguf_path, choice.model_path, dummy=weights))
+
+
+def _read_as_tokens(
+    request: Request,
+    source: TextFile,
+    choice: ModelChoice,
+    model: ModelSource,
+    reader: ReferenceReader | None,
+) -> TokenWindows:
+    """The text by the model's tokenizer, cut as it is asked for or as the reference has it."""
+    from ktops_engine.evaluate.windows import choose_window, cut_text
     from ktops_engine.tokenizer import load_tokenizer
 
     window, max_tokens = request.window, request.max_tokens
@@ -126,9 +139,6 @@ def _read_as_tokens(
         header = reader.header
         window = same_number("--window", window, header.window, reader.path)
         max_tokens = same_number("--max-tokens", max_tokens, header.num_positions, reader.path)
-    dummy = request.order.dummy
-    weights = None if dummy is None else dummy_weights(dummy, choice)
-    model = open_source(EngineConfig(choice.gguf_path, choice.model_path, dummy=weights))
     windows = cut_text(
         source,
         load_tokenizer(model.gguf, choice.model_path),
@@ -137,7 +147,7 @@ def _read_as_tokens(
     )
     if reader is not None:
         refuse_other_tokens(reader, windows, model.config.vocab_size)
-    return windows, model.config.vocab_size
+    return windows
 
 
 def _say_text(output: Output, request: Request, windows: TokenWindows) -> None:

@@ -43,9 +43,15 @@ class Site:
         return self.choice.name or str(self.choice.gguf_path)
 
 
-def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = None) -> Site:
+def look(
+    settings: Settings,
+    choice: ModelChoice,
+    dummy: DummyOrder | None = None,
+    source: ModelSource | None = None,
+) -> Site:
     """Open the headers of the files, read their configuration, and place the model, with random
-    weights if `dummy` asks for them.
+    weights if `dummy` asks for them. `source`: what a caller has opened of the same files; None:
+    they are opened here.
 
     Raises KtopsError for files that are not whole or not supported, and for settings that do not
     go with the model.
@@ -65,7 +71,7 @@ def look(settings: Settings, choice: ModelChoice, dummy: DummyOrder | None = Non
         dummy=None if dummy is None else dummy_weights(dummy, choice),
         numa=settings.numa,
     )
-    source = open_source(config)
+    source = source or open_source(config)
     machine = _with_thread_rates(with_gpu_rates(engine_machine()), config, source.facts)
     placement = place_served(config, source.facts, machine)
     return Site(choice, source, config, machine, placement)

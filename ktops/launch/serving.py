@@ -77,12 +77,14 @@ def admit(
     order: Order,
     choice: ModelChoice,
     meanwhile: Callable[[], None] = lambda: None,
+    source: ModelSource | None = None,
 ) -> Site:
-    """Check this machine and plan the model that is here; `meanwhile` runs beside the checks.
+    """Check this machine and plan the model that is here, of which `source` may have been opened;
+    `meanwhile` runs beside the checks.
 
     Raises KtopsError for whatever is wrong, before anything large is read.
     """
-    site = look(settings, choice, order.dummy)
+    site = look(settings, choice, order.dummy, source)
     ending = start_subset(checks_of(site.placement), target_of(site, settings))
     meanwhile()
     checked = ending()

@@ -10,6 +10,7 @@ import pytest
 
 from ktops.evaluation import progress, session
 from ktops_engine.evaluate.run import EvalProgress
+from ktops_engine.gguf import GgufModel, open_gguf
 from ktops_engine.models.weights import Weights
 from ktops_engine.native.cache import BuildInfo
 from ktops_engine.node_memory import NodeShare
@@ -79,6 +80,18 @@ def test_the_same_run_again_differs_in_nothing_and_takes_its_window_from_the_ref
     assert found["kl_divergence"]["max"] == 0
     assert found["perplexity_difference"] == 0
     assert found["same_best"] == 1
+
+
+def test_the_headers_of_the_files_are_opened_once(ktops, text, monkeypatch):
+    opened = []
+
+    def count(path: Path) -> GgufModel:
+        opened.append(path)
+        return open_gguf(path)
+
+    monkeypatch.setattr("ktops_engine.source.open_gguf", count)
+    assert ktops("eval", "demo", text, *QUICK).status == 0
+    assert len(opened) == 1
 
 
 def test_other_kernels_differ_a_little(ktops, text, reference, monkeypatch):
