@@ -2,8 +2,7 @@
 //
 //   ktops_bench_crossover [threads] [experts] [tokens an expert...]
 //
-// KTOPS_ISA names the kernels with tiles, if not the best. R1's shape; every token goes to all
-// experts, so each has the same number. The two ways take turns
+// R1's shape; every token goes to all experts, so each has the same number. The two ways take turns
 // on the same weights, each with a pool of its own; medians are printed, and what the number built
 // in, GemmKernels::min_tokens, loses by choosing the slower one.
 #include <cstdio>
@@ -29,11 +28,6 @@ ktops_pool* new_pool(const char* isa, uint32_t num_threads) {
   return pool;
 }
 
-const char* isa_of_tiles() {
-  const char* chosen = getenv("KTOPS_ISA");
-  return chosen == nullptr ? "amx" : chosen;
-}
-
 struct Bench {
   ktops_pool *tiles, *panels;
   Projection gate, up, down;
@@ -41,7 +35,7 @@ struct Bench {
   std::vector<int32_t> ids;
 
   Bench(uint32_t num_threads, uint32_t num_experts)
-      : tiles(new_pool(isa_of_tiles(), num_threads)), panels(new_pool("avx512vnni", num_threads)),
+      : tiles(new_pool("amx", num_threads)), panels(new_pool("avx512vnni", num_threads)),
         gate(panels, KTOPS_TYPE_Q4_K, kInner, kHidden, num_experts, KTOPS_LAYOUT_PANEL16),
         up(panels, KTOPS_TYPE_Q4_K, kInner, kHidden, num_experts, KTOPS_LAYOUT_PANEL16),
         down(panels, KTOPS_TYPE_Q6_K, kHidden, kInner, num_experts, KTOPS_LAYOUT_PANEL16) {}

@@ -86,7 +86,9 @@ def _isa(proc_root: Path) -> str:
             return "amx"
         if "avx512_vnni" not in flags:
             return "avx512"
-        return "avx512bf16" if "avx512_bf16" in flags else "avx512vnni"
+        # Intel's cores have slow bfloat16 dot products.
+        amd = _cpuinfo(proc_root, "vendor_id") == "AuthenticAMD"
+        return "avx512bf16" if amd and "avx512_bf16" in flags else "avx512vnni"
     return "avx2" if {"avx2", "fma", "f16c"} <= flags else "scalar" if flags else ""
 
 

@@ -49,12 +49,18 @@ def test_this_machine_has_cores_within_its_cpuset_and_memory():
 
 
 @pytest.mark.parametrize(
-    ("added", "isa"),
-    [("", "avx512"), ("avx512_vnni", "avx512vnni"), ("avx512_vnni avx512_bf16", "avx512bf16")],
+    ("vendor", "added", "isa"),
+    [
+        ("AuthenticAMD", "", "avx512"),
+        ("AuthenticAMD", "avx512_vnni", "avx512vnni"),
+        ("AuthenticAMD", "avx512_vnni avx512_bf16", "avx512bf16"),
+        ("GenuineIntel", "avx512_vnni avx512_bf16", "avx512vnni"),
+        ("GenuineIntel", "avx512_vnni avx512_bf16 amx_tile amx_bf16", "amx"),
+    ],
 )
-def test_the_kernels_of_a_machine_go_by_its_flags(tmp_path, added, isa):
+def test_the_kernels_of_a_machine_go_by_its_maker_and_flags(tmp_path, vendor, added, isa):
     flags = f"avx2 fma f16c avx512f avx512bw avx512vl avx512dq {added}"
-    write(tmp_path / "cpuinfo", f"flags : {flags}\n")
+    write(tmp_path / "cpuinfo", f"vendor_id : {vendor}\nflags : {flags}\n")
     assert detect_machine(tmp_path, tmp_path, {}).isa == isa
 
 

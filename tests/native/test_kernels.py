@@ -71,7 +71,8 @@ def test_matmul_agrees_with_float64(pool: Pool, random_weights, rng, type, token
     packed, dense = random_weights(type, (83, 768))
     x = rng.standard_normal((tokens, 768), dtype=np.float32)
     found = matmul(pool, Matrix(packed.ctypes.data, type, 83, 768), x)
-    assert relative_error(found, x.astype(np.float64) @ dense.T) < allowed_error(type, tokens=tokens)
+    error = relative_error(found, x.astype(np.float64) @ dense.T)
+    assert error < allowed_error(type, tokens=tokens)
 
 
 QUANTISED = [type for type in TYPES if type.name not in ("F32", "F16", "BF16")]

@@ -46,10 +46,9 @@ template <uint32_t kMask> KTOPS_INLINE __m512 weight_at8(__m512i word, const Fie
 // Both rounded to nearest, ties away from zero.
 KTOPS_INLINE void store_pair(uint8_t* line, __m512 even, __m512 odd) {
   const __m512i half = _mm512_set1_epi32(0x8000);
-  const __m512i upper = _mm512_broadcast_i32x4(_mm_set_epi32(0x0F0E, 0x0B0A, 0x0706, 0x0302));
-  const __m512i low = _mm512_add_epi32(_mm512_castps_si512(even), half);
+  const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
   const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half);
-  _mm512_store_si512(line, _mm512_mask_shuffle_epi8(high, 0x3333333333333333, low, upper));
+  _mm512_store_si512(line, _mm512_mask_blend_epi16(0xAAAAAAAA, low, high));
 }
 
 // Four columns, a byte each, their fields in the low bits of the bytes.

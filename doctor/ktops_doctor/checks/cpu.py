@@ -30,7 +30,6 @@ class _Isa:
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 _LEVELS = (
     _Isa(text("AMX and AVX-512"), _AVX512 | {"avx512_vnni", "amx_tile", "amx_int8", "amx_bf16"}),
-    _Isa(text("AVX-512 with VNNI and bfloat16"), _AVX512 | {"avx512_vnni", "avx512_bf16"}),
     _Isa(text("AVX-512 with VNNI"), _AVX512 | {"avx512_vnni"}),
     _Isa("AVX-512", _AVX512),
     _Isa("AVX2", frozenset({"avx2", "fma", "f16c"})),
