@@ -3,8 +3,10 @@
     python benchmarks/decode_vs_llama_cpp.py --peer-python VENV/bin/python [--gguf FILE]
 
 The peer's interpreter must have llama-cpp-python installed, or with `--peer-module ik_llama_cpp`
-ik-llama-cpp-python. Both sides run in processes of their own, A B A B, and the medians and their
-ratio are printed.
+ik-llama-cpp-python. Both sides load the file in processes of their own, which wait for their turns:
+there must be RAM for both. A turn is a prompt and the tokens after it, a second or two, because the
+memory of a shared machine can be half as fast a minute later. Medians and the median of the ratios
+of neighbouring turns are printed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from typing import IO
 
 PEER = """
 import importlib, json, sys, time
@@ -23,7 +27,7 @@ Llama = importlib.import_module(name).Llama
 counts = dict(n_ctx=2048, n_batch=512, n_threads=threads, n_threads_batch=threads)
 llm = Llama(path, verbose=False, **counts)
 prompt = [(7 * i) % 3000 + 3 for i in range(num_prompt)]
-for attempt in range(2):
+for turn in sys.stdin:
     llm.reset()
     start = time.perf_counter()
     llm.eval(prompt)
@@ -34,7 +38,7 @@ for attempt in range(2):
         llm.eval([token])
         token = llm.sample(temp=0.0, repeat_penalty=1.0)
     decode_s = time.perf_counter() - start
-print(json.dumps([num_prompt / prompt_s, num_tokens / decode_s]))
+    print(json.dumps([num_prompt / prompt_s, num_tokens / decode_s]), flush=True)
 """
 
 # Its own class samples in Python, a tenth of a second a token: here any token goes in next. Weights
@@ -55,7 +59,7 @@ def decode(batch):
     assert context.decode(batch) == 0
     context.get_logits()[0]
 
-for attempt in range(2):
+for turn in sys.stdin:
     context.kv_cache_clear()
     batch = make_batch_range([(7 * i) % 3000 + 3 for i in range(num_prompt)])
     start = time.perf_counter()
@@ -65,13 +69,13 @@ for attempt in range(2):
     for i in range(num_tokens):
         decode(make_batch_single((11 * i) % 3000 + 3, num_prompt + i))
     decode_s = time.perf_counter() - start
-print(json.dumps([num_prompt / prompt_s, num_tokens / decode_s]))
+    print(json.dumps([num_prompt / prompt_s, num_tokens / decode_s]), flush=True)
 """
 PEERS = {"llama_cpp": PEER, "ik_llama_cpp": IK_PEER}
 
 
-def run_ktops(path: str, threads: int, num_prompt: int, num_tokens: int) -> list[float]:
-    """Tokens per second of the prompt and of decoding; the second of two attempts."""
+def serve_turns(path: str, threads: int, num_prompt: int, num_tokens: int) -> None:
+    """ktops' side: tokens per second of the prompt and of decoding for each line that comes in."""
     from pathlib import Path
 
     from ktops_engine import LLM, EngineConfig, SamplingParams
@@ -79,11 +83,42 @@ def run_ktops(path: str, threads: int, num_prompt: int, num_tokens: int) -> list
     llm = LLM.load(EngineConfig(Path(path), cpu_infer=threads, ctx_size=2048))
     prompt = [(7 * i) % 3000 + 3 for i in range(num_prompt)]
     params = SamplingParams(temperature=0, max_tokens=num_tokens + 1, ignore_eos=True)
-    for _ in range(2):
+    for _ in sys.stdin:
         times = [time.perf_counter()]
         times += [time.perf_counter() for _ in llm.generate(prompt, params)]
+        rates = [num_prompt / (times[1] - times[0]), num_tokens / (times[-1] - times[1])]
+        print(json.dumps(rates), flush=True)
     llm.shutdown()
-    return [num_prompt / (times[1] - times[0]), num_tokens / (times[-1] - times[1])]
+
+
+class Side:
+    """A program that has loaded the file and waits for its turns."""
+
+    def __init__(self, name: str, command: list[str], errors: IO[str]) -> None:
+        self.name = name
+        self.rates: list[list[float]] = []
+        self._errors = errors
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        self._take()  # the first turn loads and warms up
+
+    def turn(self) -> None:
+        self.rates.append(self._take())
+
+    def column(self, index: int) -> list[float]:
+        return [rates[index] for rates in self.rates]
+
+    def _take(self) -> list[float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("turn\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("["):  # a peer's library may print, too
+                return json.loads(line)
+        self._errors.seek(0)
+        raise SystemExit(f"{self.name} ended:\n{self._errors.read()[-2000:]}")
 
 
 def main() -> None:
@@ -103,37 +138,26 @@ def main() -> None:
         args.gguf = str(sorted(demo_path().glob("*.gguf"))[0])
     numbers = [str(args.threads), str(args.prompt), str(args.tokens)]
     if args.side == "ktops":
-        print(json.dumps(run_ktops(args.gguf, *map(int, numbers))))
+        serve_turns(args.gguf, *map(int, numbers))
         return
     flags = ["--gguf", args.gguf, "--threads", numbers[0], "--prompt", numbers[1]]
     flags += ["--tokens", numbers[2], "--peer-python", args.peer_python, "--side", "ktops"]
-    commands = {
-        "ktops": [sys.executable, __file__, *flags],
-        args.peer_module: [
-            args.peer_python,
-            "-c",
-            PEERS[args.peer_module],
-            args.peer_module,
-            args.gguf,
-            *numbers,
-        ],
-    }
-    results: dict[str, list[list[float]]] = {name: [] for name in commands}
-    for _ in range(args.rounds):
-        for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-            results[name].append(json.loads(done.stdout.splitlines()[-1]))
-    for column, title in enumerate((f"prompt of {args.prompt}", f"decode of {args.tokens}")):
-        ours, theirs = (
-            [row[column] for row in results[name]] for name in ("ktops", args.peer_module)
-        )
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    code = PEERS[args.peer_module]
+    peer_command = [args.peer_python, "-c", code, args.peer_module, args.gguf, *numbers]
+    with tempfile.TemporaryFile("w+") as errors:
+        ours = Side("ktops", [sys.executable, __file__, *flags], errors)
+        peer = Side(args.peer_module, peer_command, errors)
+        for _ in range(args.rounds):
+            ours.turn()
+            peer.turn()
+    for index, title in enumerate((f"prompt of {args.prompt}", f"decode of {args.tokens}")):
+        both = list(zip(ours.column(index), peer.column(index), strict=True))
+        ratios = [a / b for a, b in both]
+        low, _, high = statistics.quantiles(ratios, n=4)
         print(
-            f"{title}: ktops {statistics.median(ours):.0f} tok/s, {args.peer_module} "
-            f"{statistics.median(theirs):.0f} tok/s, ratio {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{title}: ktops {statistics.median(ours.column(index)):.0f} tok/s, {peer.name} "
+            f"{statistics.median(peer.column(index)):.0f} tok/s, ratio "
+            f"{statistics.median(ratios):.2f} (half of them {low:.2f} to {high:.2f})"
         )
 
 
