@@ -44,8 +44,8 @@ bool may_use_avx512() {
 
 bool may_use_avx512vnni() { return may_use_avx512() && (cpuid(7).ecx & (1u << 11)); }
 
-// Of AMD alone: its cores make a bfloat16 dot product a cycle, as many as of bytes with half the
-// columns. Intel's take four, so that VNNI is twice as fast (measured on Emerald Rapids).
+// Of AMD alone: its cores make a bfloat16 dot product a cycle, like one of bytes. On Intel's, VNNI
+// is twice as fast (measured on Emerald Rapids).
 bool may_use_avx512bf16() {
   const CpuidLeaf vendor = cpuid(0);
   const bool amd = vendor.ebx == signature_AMD_ebx && vendor.ecx == signature_AMD_ecx &&
