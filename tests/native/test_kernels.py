@@ -23,10 +23,10 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def allowed_error(*types: QuantType, tokens: int = 1) -> float:
-    """Of products with so many tokens; many may be of numbers rounded to bfloat16."""
+def allowed_error(*types: QuantType, in_bf16: bool = False) -> float:
+    """`in_bf16`: quantised weights and activations are rounded to bfloat16."""
     exact = {QuantType.F32, QuantType.F16, QuantType.BF16}
-    return 5e-6 if exact.issuperset(types) else 1e-4 if tokens < 10 else 5e-3
+    return 5e-6 if exact.issuperset(types) else 5e-3 if in_bf16 else 1e-4
 
 
 def matmul(pool: Pool, weight: Matrix, x: np.ndarray) -> np.ndarray:
@@ -72,7 +72,8 @@ def test_matmul_agrees_with_float64(pool: Pool, random_weights, rng, type, token
     x = rng.standard_normal((tokens, 768), dtype=np.float32)
     found = matmul(pool, Matrix(packed.ctypes.data, type, 83, 768), x)
     error = relative_error(found, x.astype(np.float64) @ dense.T)
-    assert error < allowed_error(type, tokens=tokens)
+    in_bf16 = tokens == 70 and pool.native.isa in ("avx512bf16", "amx")
+    assert error < allowed_error(type, in_bf16=in_bf16)
 
 
 QUANTISED = [type for type in TYPES if type.name not in ("F32", "F16", "BF16")]
